@@ -179,7 +179,7 @@ def marked(metadata: Mapping[str, Json] | None, marks: Mapping[str, str]) -> Map
     return {**(metadata or {}), MARKS: marks} if marks else metadata
 
 
-def given(**fields: T | None) -> dict[str, T]:
+def not_none(**fields: T | None) -> dict[str, T]:
     """The arguments that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
 

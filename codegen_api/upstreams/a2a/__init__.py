@@ -1,6 +1,6 @@
-"""Agents that speak A2A (Agent2Agent), version 1.0 over HTTP+JSON or JSON-RPC, or 0.3 over JSON-RPC.
+"""The adapter for A2A (Agent2Agent) agents: version 1.0 over HTTP+JSON or JSON-RPC, or 0.3 over JSON-RPC.
 
-A run is a task. The facts are from servers of a2a-sdk 1.3.0, asked in November 2026.
+A run is a task. Facts about hosts are from servers of a2a-sdk 1.3.0, tried in November 2026.
 """
 
 import re
@@ -17,20 +17,20 @@ from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef, from_js
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.a2a.entries import UNREADABLE, log_of, pending_of, place_of, run_of, step_of, task_sent
 from codegen_api.upstreams.a2a.interface import CANCEL, CARD, GET, LIST, SEND, SUBSCRIBE, Call, Interface, error_in
-from codegen_api.upstreams.host_json import Object, as_list, as_object, given, listing_of, marked, page_of, refuse
+from codegen_api.upstreams.host_json import Object, as_list, as_object, listing_of, marked, not_none, page_of, refuse
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 T = TypeVar("T")
 
 MOST_PAGES = 20
-"""How many pages of the agent's list are read at most to come to a place in it: it can be read from its front only."""
+"""Maximum pages of the agent's list to read on the way to a place in it: lists can only be read from the front."""
 
 
 class A2AUpstream(OneOrganization):
     """An agent as an ``Upstream`` that also ``Cancels``, ``Approves`` and ``Streams``.
 
-    ``base_url`` is where its card is, below ``/.well-known``. Of the URLs in the card only the path is used, so that
-    the credential goes nowhere else. The option ``header`` names the header that has the credential, in place of
+    The agent's card is at ``base_url``, below ``/.well-known``. Only the paths of the URLs in the card are used, so the
+    credential is sent to no other host. The option ``header`` names a header for the credential, instead of
     ``Authorization: Bearer``.
     """
 
@@ -49,8 +49,8 @@ class A2AUpstream(OneOrganization):
             raise InvalidOption("header", "it is not the name of a header")
         self._card_path = base.path.rstrip("/") + CARD
         self._interface: Interface | None = None
-        self._doubted = False
-        """Whether the card is to be read again, as a call has failed."""
+        self._stale = False
+        """Whether to read the card again, since a call has failed."""
 
     def authorization(self, credential: Credential) -> Headers:
         version = [] if self._interface is None else [("A2A-Version", self._interface.version)]
@@ -59,10 +59,10 @@ class A2AUpstream(OneOrganization):
         return [(self._header, credential.token), *version]
 
     def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-        """Only an agent can say that there is no task: any other 404 comes from a wrong address."""
+        """A 404 means that there is no task only if the agent says so; any other comes from a wrong address."""
         if status not in (401, 403, 429) and isinstance(answer, dict):
-            if (known := error_in(answer, token)) is not None:
-                return known
+            if (named := error_in(answer, token)) is not None:
+                return named
             if isinstance(error := answer.get("error"), dict):
                 answer = {"message": error.get("message")}
             elif status == 404:
@@ -70,15 +70,15 @@ class A2AUpstream(OneOrganization):
         return super().refusal(status, answer, retry_after, token)
 
     async def identify(self, credential: Credential) -> User:
-        """By asking for a task that does not exist: who may not ask is told so instead. Agents that want no credential
-        let everybody in.
+        """Ask for a task that does not exist: strangers are refused instead. Agents that require no credential let
+        everybody in.
         """
         with suppress(errors.NotFound):
             await self._call(credential, "identify", GET, {"id": str(uuid.uuid4())}, as_object)
         return user_of(credential)
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
-        """Send a message that begins a task. Its metadata has the marks, and comes back with the task's history."""
+        """Send a message that starts a task. Its metadata contains the marks, and is part of the task's history."""
         self.organization_id(organization)
         refuse(new, "repo_id", "model", "agent_type")
         metadata = marked(new.metadata, new.marks)
@@ -93,25 +93,25 @@ class A2AUpstream(OneOrganization):
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Tasks, by their newest status, with the whole history, as that has the marks; without their artifacts.
+        """Tasks, ordered by their newest status, with their history, which has the marks, but without artifacts.
 
         Raises:
-            Unsupported: version 0.3 has no lists, and those of 1.0 are read from their front, so not far behind it.
+            Unsupported: version 0.3 has no lists, and those of 1.0 are read from the front, up to ``MOST_PAGES`` pages.
         """
         self.organization_id(organization)
         refuse(only, "source_type", "user_id")
         place, token = 0, ""
         for pieces in range(1, MOST_PAGES + 1):
-            here = place == skip
-            size = min(limit if here else skip - place, self.page_size)
-            query: Object = given(pageSize=size, pageToken=token or None, historyLength=None if here else 0)
+            arrived = place == skip
+            size = min(limit if arrived else skip - place, self.page_size)
+            query: Object = not_none(pageSize=size, pageToken=token or None, historyLength=None if arrived else 0)
             answer = await self._call(credential, "list_runs", LIST, query, as_object)
             tasks, token = as_list(answer.get("tasks", [])), str(answer.get("nextPageToken") or "")
-            if here or not token:
+            if arrived or not token:
                 total = answer.get("totalSize")
                 paging = Paging(total if type(total) is int else None, None, limit, None)
-                at_end = not token and (not here or len(tasks) <= limit)
-                found = tasks[:limit] if here else []
+                at_end = not token and (not arrived or len(tasks) <= limit)
+                found = tasks[:limit] if arrived else []
                 return listing_of(found, partial(run_of, listed=True), paging, at_end=at_end, pieces=pieces)
             place += len(tasks)
         raise errors.Unsupported(f"The agent's list can be read from its front only, up to {MOST_PAGES} pages.")
@@ -119,7 +119,7 @@ class A2AUpstream(OneOrganization):
     async def resume_run(
         self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
-        """Send a message to a task, which has to be asked for its context first."""
+        """Send a message to a task, after reading the task's context, which the message has to name."""
         try:
             place = await self._task(credential, "get_run", ref, place_of)
         except errors.UpstreamFailure as error:
@@ -127,7 +127,7 @@ class A2AUpstream(OneOrganization):
             raise
         try:
             run = await self._send(credential, "resume_run", prompt, images, place)
-        except errors.Unsupported as error:  # it has ended meanwhile
+        except errors.Unsupported as error:  # the task has ended meanwhile
             raise errors.RunFinal from error
         return run or await self.get_run(credential, ref)
 
@@ -140,25 +140,22 @@ class A2AUpstream(OneOrganization):
                 raise
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
-        """The agent's question. Its id is that of the message that asks."""
+        """The agent's question, with the id of the message that asks it."""
         return await self._task(credential, "pending", ref, pending_of)
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
-        """Answer it; there is nothing to approve or to reject."""
+        """Answer the agent's question. It never asks for approval."""
         if decision.verdict != "answer" or not decision.text:
             what = "The agent has asked a question: answer it with a text."
             raise errors.rejected(what, "literal_error", "body", "verdict")
-        asked = await self.pending(credential, ref)
-        if request_id not in [each.id for each in asked]:
+        if request_id not in [request.id for request in await self.pending(credential, ref)]:
             raise errors.NotFound
         await self.resume_run(credential, ref, decision.text, None)
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> LogPage:
-        """A part of the log, all of which comes with the task: so what an answer says of an end is never newer or
-        older than the log in it.
-        """
+        """A part of the log. All of it comes with the task, so the status is never newer or older than the log."""
 
         def page_in(task: Object) -> LogPage:
             log = log_of(task)
@@ -169,56 +166,58 @@ class A2AUpstream(OneOrganization):
         return await self._task(credential, "read_log", ref, page_in)
 
     async def changes(self, credential: Credential, ref: RunRef, after: Cursor) -> AsyncGenerator[None, None]:
-        """Every event of the task's stream. The first is the task as it is then, so nothing is missed before it.
+        """Yield with each event of the task's stream. The first is the task's current state, so no change is missed.
 
         Raises:
             Unsupported: the agent has no streams, the task has ended, or the version is 0.3, where an agent may stop
-                working when somebody leaves.
+                working when a listener disconnects.
         """
-        interface = await self._known(credential)
+        interface = await self._current_interface(credential)
         _, path, _, body = interface.request(SUBSCRIBE, {"id": self.run_id(ref.id)})
         async with aclosing(self.listen(credential, "changes", path, body=body)) as lines:
             async for line in lines:
-                said = None
-                with suppress(ValueError):  # it was too long to be kept whole
-                    said = from_json(line)
-                if said is not None:
-                    interface.result(said, credential.token)
+                event = None
+                with suppress(ValueError):  # the line was too long, and has been truncated
+                    event = from_json(line)
+                if event is not None:
+                    interface.result(event, credential.token)
                 if line:
                     yield None
 
     async def _task(self, credential: Credential, operation: str, ref: RunRef, read: Callable[[Object], T]) -> T:
-        """What ``read`` makes of a task with its whole history."""
+        """Fetch a task with its whole history, and return what ``read`` makes of it."""
         self.organization_id(ref.organization)
         return await self._call(credential, operation, GET, {"id": self.run_id(ref.id)}, read)
 
     async def _send(
         self, credential: Credential, operation: str, prompt: str, images: Images, more: Object
     ) -> Run | None:
-        """Send a message, and do not wait for what comes of it: the task, if that is told."""
-        body = (await self._known(credential)).message(prompt, images or (), more)
+        """Send a message without waiting for its outcome. Returns the task, if the answer contains it."""
+        body = (await self._current_interface(credential)).message(prompt, images or (), more)
         return await self._call(credential, operation, SEND, body, task_sent)
 
     async def _call(
         self, credential: Credential, operation: str, call: Call, fields: Object, read: Callable[[Object], T]
     ) -> T:
-        interface, token = await self._known(credential), credential.token
+        interface, token = await self._current_interface(credential), credential.token
         method, path, query, body = interface.request(call, fields)
+
+        def read_result(answer: Json) -> T:
+            return read(interface.result(answer, token))
+
         try:
-            return await self.ask(
-                credential, operation, method, path, lambda said: read(interface.result(said, token)), query, body=body
-            )
+            return await self.ask(credential, operation, method, path, read_result, query, body=body)
         except errors.UpstreamFailure:
-            self._doubted = True
+            self._stale = True
             raise
 
-    async def _known(self, credential: Credential) -> Interface:
-        """How the agent is asked: its card is read at the first call, and again after a failure."""
-        if self._interface is None or self._doubted:
+    async def _current_interface(self, credential: Credential) -> Interface:
+        """The interface to use. The card is read at the first call, and again after a failure."""
+        if self._interface is None or self._stale:
             try:
                 self._interface = await self.ask(credential, "card", "GET", self._card_path, Interface.chosen)
             except errors.UpstreamFailure as error:
                 error.may_have_acted = False
                 raise
-            self._doubted = False
+            self._stale = False
         return self._interface

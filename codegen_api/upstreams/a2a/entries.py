@@ -1,7 +1,7 @@
-"""What a task says, in our words: the run, its log, and what an entry of it means.
+"""Translates a task: the run, its log, and what an entry of it means.
 
-The log is the task's history, then the message of its status, which moves to the end of the history when the next
-status comes and so keeps its number, and at the end of the task its artifacts, which grow until then.
+The log is the task's history, followed by the message of its status, which keeps its number since it moves to the end
+of the history with the next status. Artifacts follow when the task has ended, since they grow until then.
 """
 
 from collections.abc import Mapping
@@ -36,24 +36,24 @@ _STATUSES = {
 }
 _REASONS = {"INPUT_REQUIRED": WaitReason.QUESTION, "AUTH_REQUIRED": WaitReason.SIGN_IN}
 
-_THE_LOG = ("history", "artifacts")
-"""What of a task is not in the description of the run."""
+_LOG_FIELDS = ("history", "artifacts")
+"""Fields of a task that are its log, and so not in the description of the run."""
 
 UNREADABLE = placeholder(kind="unreadable", text="The gateway could not read this entry.")
 
 
 def run_of(task: Object, *, listed: bool = False) -> Run:
-    """A task as a run. Its ``status`` is the word of the task's state; it has no time of creation. One that is
-    ``listed`` comes without its artifacts, so what its result is cannot be said.
+    """A task as a run, whose ``raw_status`` is the task's state. It has no time of creation. A ``listed`` task lacks
+    its artifacts, so its result is unknown.
     """
     status = object_in(task, "status")
     raw = text_in(status, "state")
     word = _word(raw)
-    common = _STATUSES.get(word, RunStatus.UNKNOWN)
+    run_status = _STATUSES.get(word, RunStatus.UNKNOWN)
     metadata, marks = _metadata(task)
-    fields: dict[str, Json] = {key: value for key, value in task.items() if key not in _THE_LOG}
+    fields: dict[str, Json] = {key: value for key, value in task.items() if key not in _LOG_FIELDS}
     own = fields.get("metadata")
-    if isinstance(own, dict):  # some servers keep what is theirs alone under names with underscores
+    if isinstance(own, dict):  # some servers keep private values under names with underscores
         fields["task_metadata"] = {key: value for key, value in own.items() if not key.startswith("_")}
     fields |= {
         "organization_id": ONLY,
@@ -62,14 +62,14 @@ def run_of(task: Object, *, listed: bool = False) -> Run:
         "updated_at": rfc3339(status.get("timestamp")),
         "metadata": metadata,
     }
-    if not listed and common is RunStatus.COMPLETED and (result := _result(task)):
+    if not listed and run_status is RunStatus.COMPLETED and (result := _result(task)):
         fields["result"] = result
     ref = RunRef(ONLY, member(task, "id", str))
-    return Run(ref, common, raw, fields, marks, _REASONS.get(word), final=common.ended)
+    return Run(ref, run_status, raw, fields, marks, _REASONS.get(word), final=run_status.ended)
 
 
 def task_sent(answer: Object) -> Run | None:
-    """The task that a message began or went to; None where the agent answers with a message."""
+    """The task that a message started or continued; None if the agent answers with a message."""
     task = answer if answer.get("kind") == "task" else answer.get("task")
     if task is not None:
         return run_of(as_object(task))
@@ -79,10 +79,10 @@ def task_sent(answer: Object) -> Run | None:
 
 
 def log_of(task: Object) -> list[LogEntry]:
-    """The whole log.
+    """The whole log. If the agent keeps no history, that is only the outcome, once the task has ended.
 
     Raises:
-        Unsupported: the agent keeps no history, and the task has not ended, after which only its outcome is there.
+        Unsupported: the agent keeps no history, and the task waits for an answer.
     """
     run = run_of(task)
     history = _items(task, "history")
@@ -91,10 +91,10 @@ def log_of(task: Object) -> list[LogEntry]:
     latest, ended = _latest(task), run.status.ended
     artifacts = _items(task, "artifacts") if ended else []
     if latest is not None:
-        name, names = text_in(latest, "messageId"), [_id(item, "messageId") for item in history]
-        if ended and name and names[-1:] == [name]:
+        message_id, known = text_in(latest, "messageId"), [_id(item, "messageId") for item in history]
+        if ended and message_id and known[-1:] == [message_id]:
             history = history[:-1]  # some servers put it there at once
-        elif name and name in names:
+        elif message_id and message_id in known:
             latest = None
     entries = [_message(item) for item in history]
     if latest is not None and (history or ended):
@@ -103,23 +103,23 @@ def log_of(task: Object) -> list[LogEntry]:
 
 
 def pending_of(task: Object) -> tuple[PendingRequest, ...]:
-    """What a task waits for: an answer to the message of its status."""
+    """What a task waits for: an answer to its status message."""
     run = run_of(task)
     if run.reason is None:
         return ()
-    asked = _latest(task) or {}
-    name = text_in(asked, "messageId") or str(run.fields["updated_at"] or run.raw_status)
-    shown = {key: value for key, value in asked.items() if key != "metadata"}
-    return (PendingRequest(name, run.reason, _text(asked, "\n"), fields=shown),)
+    question = _latest(task) or {}
+    request_id = text_in(question, "messageId") or str(run.fields["updated_at"] or run.raw_status)
+    shown = {key: value for key, value in question.items() if key != "metadata"}
+    return (PendingRequest(request_id, run.reason, _text(question, "\n"), fields=shown),)
 
 
 def place_of(task: Object) -> Object:
-    """Where a message to a task goes: agents make another context for one that names the task alone."""
+    """The ids that a message to a task must name: without ``contextId`` agents make another context."""
     return {"taskId": member(task, "id", str), "contextId": task.get("contextId")}
 
 
 def step_of(entry: LogEntry) -> Step:
-    """What an entry means: nothing but its role, and for the last message how the task ended, says so."""
+    """What an entry means, by its role, and for the last message also by how the task ended."""
     fields = as_object(from_json(entry.json))
     raw = text_in(fields, "kind")
     if entry.said is not None:
@@ -144,12 +144,12 @@ def _items(task: Object, key: str) -> list[Json]:
 
 
 def _latest(task: Object) -> Object | None:
-    """The message of the status."""
+    """The message in the task's status."""
     return object_in(object_in(task, "status"), "message") or None
 
 
 def _metadata(task: Object) -> tuple[Json, Mapping[str, str] | None]:
-    """The metadata and the marks of the message that began the task; unknown where the history is not told."""
+    """The metadata and marks of the message that started the task; None if there is no history."""
     first = next(iter(_items(task, "history")), None)
     if not isinstance(first, dict):
         return None, None
@@ -160,18 +160,18 @@ def _is_user(message: Object) -> bool:
     return str(message.get("role")).lower().removeprefix("role_") == "user"
 
 
-def _message(item: Json, ended: Run | None = None, *, alone: bool = False) -> LogEntry:
-    """A message. What is in the history has the same form as while it was that of the status, unless that is the last
-    status of the task, ``ended``: its message says so, and is the answer where it is ``alone``, without artifacts.
+def _message(item: Json, run: Run | None = None, *, alone: bool = False) -> LogEntry:
+    """A message of the history. With a ``run``, the message of its status, which has the same form unless the run has
+    ended: then it says so, and is the answer if it is ``alone``, without artifacts.
     """
     if not isinstance(item, dict):
         return UNREADABLE
     metadata, _ = unmarked(item.get("metadata"))
     fields: dict[str, Json] = {**item, "kind": "message", "metadata": metadata}
-    if ended is not None and ended.status.ended:
-        fields["state"] = ended.raw_status
+    if run is not None and run.status.ended:
+        fields["state"] = run.raw_status
     user = _is_user(item)
-    answers = ended is not None and ended.status is RunStatus.COMPLETED and alone and not user
+    answers = run is not None and run.status is RunStatus.COMPLETED and alone and not user
     said = _text(item, "\n") if user else None
     return lasting_entry(fields, UNREADABLE, said=said, answers=answers, name=_id(item, "messageId"))
 
@@ -194,8 +194,8 @@ def _result(task: Object) -> str:
 
 
 def _text(item: Object, between: str) -> str:
-    """The texts of its parts; those of an artifact are pieces of one, as it was streamed. Else the data, or what the
-    files are called.
+    """The texts of the parts, joined; those of an artifact are pieces of one text, as it was streamed. Without texts,
+    the data, or the names of files.
     """
     parts = objects_in(item, "parts")
     texts = [text for part in parts if (text := text_in(part, "text"))]
@@ -207,5 +207,5 @@ def _shown(part: Object) -> str:
         with suppress(ValueError):  # nested too deeply
             return to_json(part["data"]).decode()
     file = object_in(part, "file")
-    named = (part.get("filename"), part.get("url"), file.get("name"), file.get("uri"))
-    return next((str(name) for name in named if name), "")
+    names = (part.get("filename"), part.get("url"), file.get("name"), file.get("uri"))
+    return next((str(name) for name in names if name), "")

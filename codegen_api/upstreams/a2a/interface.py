@@ -1,4 +1,4 @@
-"""How an agent is asked, by its card: which binding, in which version of the protocol, at which path."""
+"""Chooses from an agent's card how to call it (binding, version, path), and writes and reads such calls."""
 
 import re
 import uuid
@@ -19,7 +19,7 @@ Version: TypeAlias = Literal["1.0", "0.3"]
 
 
 class Call(NamedTuple):
-    """An operation: method and path of HTTP+JSON, and the methods of JSON-RPC 1.0 and 0.3, if that has one."""
+    """An operation: method and path of HTTP+JSON, and the methods of JSON-RPC in 1.0 and, if it exists there, 0.3."""
 
     method: str
     path: str
@@ -46,7 +46,7 @@ _ERRORS = (
     ("INVALID_PARAMS", -32602, errors.Rejected),
     ("INTERNAL", -32603, errors.UpstreamError),
 )
-"""The reasons of HTTP+JSON, and their numbers in JSON-RPC."""
+"""The reasons of HTTP+JSON, and their codes in JSON-RPC."""
 
 _KINDS: Mapping[str | int, type[errors.GatewayError]] = {
     name: kind for reason, code, kind in _ERRORS for name in (reason, code)
@@ -55,7 +55,7 @@ _KINDS: Mapping[str | int, type[errors.GatewayError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One way to ask an agent. ``path`` is that of its URL; ``rest``: over HTTP+JSON, else over JSON-RPC."""
+    """One way to call an agent. ``path`` is that of its URL; ``rest``: over HTTP+JSON, else over JSON-RPC."""
 
     path: str
     rest: bool
@@ -64,15 +64,15 @@ class Interface:
 
     @classmethod
     def chosen(cls, card: Json) -> "Interface":
-        """The best one that a card offers: version 1.0 before 0.3, and HTTP+JSON before JSON-RPC."""
-        found = _offered(as_object(card))
-        if not found:
+        """The best interface of a card: version 1.0 before 0.3, and HTTP+JSON before JSON-RPC."""
+        offered = _offered(as_object(card))
+        if not offered:
             raise errors.UpstreamError("The agent's card offers neither HTTP+JSON nor JSON-RPC, in version 1.0 or 0.3.")
-        return max(found, key=lambda each: (each.version, each.rest))
+        return max(offered, key=lambda interface: (interface.version, interface.rest))
 
     def message(self, text: str, images: Sequence[str], more: Object) -> Object:
-        """What to ``SEND``: a message with ``more`` in it, whose outcome is not waited for. Raises ``Rejected`` for an
-        image that is no data URI.
+        """The fields of a ``SEND`` that does not wait for the outcome: a message with ``more`` fields. Raises
+        ``Rejected`` for an image that is not a data URI.
         """
         old = self.version == "0.3"
         parts: list[Json] = [{"kind": "text", "text": text} if old else {"text": text}]
@@ -83,7 +83,7 @@ class Interface:
         return {"message": message, "configuration": {"blocking": False} if old else {"returnImmediately": True}}
 
     def request(self, call: Call, fields: Object) -> tuple[str, str, Query, Json]:
-        """Method, path, query and body. Raises ``Unsupported`` where this version has no such operation."""
+        """Method, path, query and body of a call. Raises ``Unsupported`` if this version has no such operation."""
         if not self.rest:
             name = call.name if self.version == "1.0" else call.old_name
             if name is None:
@@ -98,17 +98,17 @@ class Interface:
         return "POST", path, None, rest
 
     def result(self, answer: Json, token: str) -> Object:
-        """What a good answer brings. Raises the error in one of JSON-RPC, which comes with the status 200."""
-        said = as_object(answer)
+        """The result in an answer with status 200. Raises the error of JSON-RPC, which has this status, too."""
+        fields = as_object(answer)
         if self.rest:
-            return said
-        if isinstance(said.get("error"), dict):
-            raise error_in(said, token) or errors.UpstreamError("The agent answered with an error that is not known.")
-        return as_object(said.get("result"))
+            return fields
+        if isinstance(fields.get("error"), dict):
+            raise error_in(fields, token) or errors.UpstreamError("The agent answered with an error that is not known.")
+        return as_object(fields.get("result"))
 
 
 def error_in(answer: Object, token: str) -> errors.GatewayError | None:
-    """The error that an answer names, by its reason or its number in JSON-RPC."""
+    """The error that an answer names, by its reason or its code in JSON-RPC; None if it names none that is known."""
     error = answer.get("error")
     if not isinstance(error, dict):
         return None

@@ -1,7 +1,7 @@
-"""The hosted Codegen agent API, spoken over httpx: parses what it says, names it in our words, maps its errors.
+"""The adapter for the hosted Codegen agent API.
 
-Where a docstring says what the host does, it also says how that is known: from the host's OpenAPI document of
-October 2025, or from payloads seen on the wire in June and August 2025. Nothing is repeated, cached or decided here.
+Statements about the host name their source: its OpenAPI document of October 2025, or payloads seen on the wire in June
+and August 2025.
 """
 
 import re
@@ -14,23 +14,23 @@ from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef
 from codegen_api.upstreams import Images, Listing, NewRun, Organization, Repository, RunFilter, User
 from codegen_api.upstreams.codegen.answers import at_end, entry_of, id_of, paging_of, run_of, step_of, unreadable
-from codegen_api.upstreams.host_json import Object, as_object, given, listing_of, marked, member, nothing
+from codegen_api.upstreams.host_json import Object, as_object, listing_of, marked, member, not_none, nothing
 from codegen_api.upstreams.over_http import REFUSALS, ConnectArguments, HttpUpstream
 
 T = TypeVar("T")
 
 
 class CodegenUpstream(HttpUpstream):
-    """The Codegen API as an ``Upstream`` that also ``Bans``, and tells ``Members`` and ``Repositories``.
+    """The Codegen API as an ``Upstream`` that also ``Bans``, and lists ``Members`` and ``Repositories``.
 
-    ``base_url`` may end in ``/v1`` and slashes or not. A ``limit`` is from 1 to 100 (OpenAPI document).
+    ``base_url`` may end in ``/v1`` and slashes. A ``limit`` is from 1 to 100 (OpenAPI document).
     """
 
     name = "codegen"
     page_size = 100
     requests_per_minute = 60
-    # three shapes: ``message`` for its own errors, ``detail`` as a text (401, seen on the wire; unknown routes), and
-    # ``detail`` as a list (422)
+    # errors have three shapes: ``message`` for the host's own, ``detail`` as a text (401, seen on the wire; unknown
+    # routes), and ``detail`` as a list (422)
     refusals: ClassVar = {status: error for status, error in REFUSALS.items() if status not in (400, 409)}
     step = staticmethod(step_of)
 
@@ -48,34 +48,34 @@ class CodegenUpstream(HttpUpstream):
         return _identifier(text, "run_id")
 
     async def identify(self, credential: Credential) -> User:
-        """The user to whom the token belongs: the host's tokens are a user's, not an organization's."""
-        return await self.ask(credential, "identify", "GET", "/users/me", partial(_told, User))
+        """The user to whom the token belongs: the host gives tokens to users, not to organizations."""
+        return await self.ask(credential, "identify", "GET", "/users/me", partial(_record_of, User))
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
-        read = partial(_told, Organization)
+        read = partial(_record_of, Organization)
         return await self._list(credential, "organizations", "/organizations", skip, limit, read)
 
     async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
         path = self._within(organization, "users")
-        return await self._list(credential, "users", path, skip, limit, partial(_told, User))
+        return await self._list(credential, "users", path, skip, limit, partial(_record_of, User))
 
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
-        """One of them; somebody who is in another organization is not found."""
+        """One user; those of other organizations are not found."""
         path = self._within(organization, f"users/{_identifier(user_id, 'user_id')}")
-        return await self.ask(credential, "user", "GET", path, partial(_told, User))
+        return await self.ask(credential, "user", "GET", path, partial(_record_of, User))
 
     async def repositories(
         self, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:
         path = self._within(organization, "repos")
-        return await self._list(credential, "repositories", path, skip, limit, partial(_told, Repository))
+        return await self._list(credential, "repositories", path, skip, limit, partial(_record_of, Repository))
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
-        """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
+        """Start a run; fields that ``new`` lacks are not sent. The host answers 200, never 201 (OpenAPI document).
 
-        Metadata is kept as it is and comes back with every description of the run (OpenAPI document).
+        The host returns metadata unchanged with every description of the run (OpenAPI document).
         """
-        body: Object = given(
+        body: Object = not_none(
             prompt=new.prompt,
             metadata=marked(new.metadata, new.marks),
             images=new.images,
@@ -92,26 +92,26 @@ class CodegenUpstream(HttpUpstream):
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Runs, newest first. Only here is the path a plural (OpenAPI document)."""
+        """Runs, newest first. Only this path has ``runs`` in the plural (OpenAPI document)."""
         path = self._within(organization, "agent/runs")
-        user_id = None if only.user_id is None else _whole(only.user_id, "user_id")
+        user_id = None if only.user_id is None else _integer(only.user_id, "user_id")
         filters = {"source_type": only.source_type, "user_id": user_id}
         return await self._list(credential, "list_runs", path, skip, limit, run_of, **filters)
 
     async def resume_run(
         self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
-        """Go on with a run under the same id. Where the answer does not show the run, it is asked for."""
+        """Continue a run under the same id. If the answer does not contain the run, it is fetched."""
         run = await self._order(credential, "resume_run", ref, "resume", _run_if_shown, prompt=prompt, images=images)
         if run is not None:
             return run
         try:
             return await self.get_run(credential, ref)
-        except errors.GatewayError:  # the resume was heard all the same
+        except errors.GatewayError:  # the resume has succeeded nevertheless
             return run_of({"id": int(ref.id), "organization_id": int(ref.organization), "status": None})
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
-        """Ban the run, the only stop the host offers; it also stops the checks of the run's pull request."""
+        """Ban the run, the only way to stop it. This also stops the checks of its pull request."""
         await self._order(credential, "cancel_run", ref, "ban", nothing)
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
@@ -121,16 +121,16 @@ class CodegenUpstream(HttpUpstream):
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> LogPage:
-        """The run of a page lacks summary, source_type and github_pull_requests.
+        """A page of the log, whose run lacks summary, source_type and github_pull_requests.
 
-        Logs are the one thing under ``/v1/alpha`` (OpenAPI document; the host's prose leaves it out, and is wrong).
+        Only logs are under ``/v1/alpha`` (OpenAPI document; the host's prose omits ``alpha``, and is wrong).
         """
 
         def page_of(answer: Json) -> LogPage:
-            said = as_object(answer)
-            logs, paging = member(said, "logs", list)[:limit], paging_of(said, "total_logs")
-            beyond = ("logs", "total_logs", "page", "size", "pages")
-            run = run_of({key: value for key, value in said.items() if key not in beyond})
+            fields = as_object(answer)
+            logs, paging = member(fields, "logs", list)[:limit], paging_of(fields, "total_logs")
+            of_page = ("logs", "total_logs", "page", "size", "pages")
+            run = run_of({key: value for key, value in fields.items() if key not in of_page})
             entries = tuple(entry_of(item, run.ref) for item in logs)
             return LogPage(run, after, entries, at_end(after, len(logs), limit, paging), paging, newest_first)
 
@@ -154,9 +154,9 @@ class CodegenUpstream(HttpUpstream):
         **filters: str | None,
     ) -> Listing[T]:
         def listed(answer: Json) -> Listing[T]:
-            said = as_object(answer)
-            found, paging = member(said, "items", list)[:limit], paging_of(said, "total")
-            return listing_of(found, read, paging, at_end=at_end(skip, len(found), limit, paging))
+            fields = as_object(answer)
+            items, paging = member(fields, "items", list)[:limit], paging_of(fields, "total")
+            return listing_of(items, read, paging, at_end=at_end(skip, len(items), limit, paging))
 
         query = _window(skip, limit) | {name: value for name, value in filters.items() if value is not None}
         return await self.ask(credential, operation, "GET", path, listed, query)
@@ -164,13 +164,13 @@ class CodegenUpstream(HttpUpstream):
     async def _order(
         self, credential: Credential, operation: str, ref: RunRef, order: str, read: Callable[[Json], T], **more: Json
     ) -> T:
-        """Tell the host to do something with a run. Any answer of success will do: ``read`` gets None for no JSON."""
-        body: Object = given(agent_run_id=int(self.run_id(ref.id)), **more)
+        """Send an order about a run. Any 2xx is a success; ``read`` gets None if the body is not JSON."""
+        body: Object = not_none(agent_run_id=int(self.run_id(ref.id)), **more)
         path = self._within(ref.organization, f"agent/run/{order}")
         return await self.ask(credential, operation, "POST", path, read, body=body, order=True)
 
 
-def _told(kind: Callable[[str, Object], T], answer: Json) -> T:
+def _record_of(kind: Callable[[str, Object], T], answer: Json) -> T:
     fields = as_object(answer)
     return kind(id_of(fields), fields)
 
@@ -182,15 +182,15 @@ def _run_if_shown(answer: Json) -> Run | None:
         return None
 
 
-def _identifier(text: str, what: str) -> str:
-    return _whole(text, what, r"[0-9]{1,18}", "Must be a number of 1 to 18 digits.")
+def _identifier(text: str, name: str) -> str:
+    return _integer(text, name, r"[0-9]{1,18}", "Must be a number of 1 to 18 digits.")
 
 
-def _whole(text: str, what: str, form: str = r"-?[0-9]{1,400}", otherwise: str = "Must be a number.") -> str:
-    """``"007"`` -> ``"7"``."""
-    if re.fullmatch(form, text):
+def _integer(text: str, name: str, pattern: str = r"-?[0-9]{1,400}", message: str = "Must be a number.") -> str:
+    """``"007"`` -> ``"7"``. Raises ``Rejected`` for the parameter ``name`` if ``text`` does not match."""
+    if re.fullmatch(pattern, text):
         return str(int(text))
-    raise errors.rejected(otherwise, "int_parsing", what)
+    raise errors.rejected(message, "int_parsing", name)
 
 
 def _window(skip: int, limit: int) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""What the host's answers say, in our words: runs, log entries, pages of lists."""
+"""Translates the host's answers: runs, log entries, pages of lists."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _WORDS = {
     RunStatus.FAILED: "ERROR FAILED TIMEOUT MAX_ITERATIONS_REACHED OUT_OF_TOKENS",
     RunStatus.CANCELLED: "CANCELLED CANCELED STOPPED",
 }
-"""The wire says ACTIVE, COMPLETE and ERROR; the rest is what the host's own clients know, or its prose spells."""
+"""ACTIVE, COMPLETE and ERROR were seen on the wire; the others are in the host's own clients or its prose."""
 
 _STATUSES = {word: status for status, words in _WORDS.items() for word in words.split()}
 
@@ -22,7 +22,7 @@ _NEVER_AMENDED = re.compile(
     "PLAN_EVALUATION|FINAL_ANSWER|ERROR|USER_MESSAGE|USER_GITHUB_ISSUE_COMMENT|INITIAL_PR_GENERATION|DETECT_PR_ERRORS"
     "|FIX_PR_ERRORS|PR_CREATION_FAILED|PR_EVALUATION|COMMIT_EVALUATION|AGENT_RUN_LINK"
 )
-"""The kinds of log entries in the host's prose that are whole when they appear: all but ACTION, a tool call."""
+"""The kinds of log entries in the host's prose that are complete when they appear: all but ACTION, a tool call."""
 
 _KINDS = {
     "USER_MESSAGE": StepKind.USER,
@@ -43,33 +43,32 @@ def paging_of(answer: Object, total: str) -> Paging:
 
 
 def at_end(skip: int, count: int, limit: int, paging: Paging) -> bool:
-    """Whether nothing follows ``count`` items behind ``skip``. Hosts give fewer than they are asked for as they like,
-    so a short page alone says nothing; nor does the host's own count, which may lag behind.
+    """Whether nothing follows a page of ``count`` items that began at ``skip``. A short page alone does not prove it,
+    since hosts may give fewer items than they are asked for; nor does the host's total, which may lag behind.
     """
     return count == 0 or (count < limit and skip + count == paging.total)
 
 
 def run_of(answer: Json) -> Run:
-    said = as_object(answer)
-    fields = with_times(said)
+    fields = with_times(as_object(answer))
     pulls = fields.get("github_pull_requests")
     if isinstance(pulls, list):
         fields["github_pull_requests"] = [with_times(pull) if isinstance(pull, dict) else pull for pull in pulls]
-    raw = text_in(said, "status")
+    raw = text_in(fields, "status")
     word = (raw or "").strip().upper()
     status = RunStatus.WAITING if word.startswith("WAITING") else _STATUSES.get(word, RunStatus.UNKNOWN)
     marks = None
     if "metadata" in fields:
         fields["metadata"], marks = unmarked(fields["metadata"])
-    return Run(RunRef(id_of(said, "organization_id"), id_of(said)), status, raw, fields, marks)
+    return Run(RunRef(id_of(fields, "organization_id"), id_of(fields)), status, raw, fields, marks)
 
 
 def entry_of(item: Json, ref: RunRef) -> LogEntry:
-    """One entry; for what cannot be read or written again, another in its place, because positions must not shift."""
+    """One entry, or a placeholder if it cannot be read or written again, because positions must not shift."""
     entry = with_times(item) if isinstance(item, dict) else {}
     created_at, tool = text_in(entry, "created_at"), text_in(entry, "tool_name")
     word = (text_in(entry, "message_type") or "").strip().upper()
-    # An unknown kind that names a tool is taken for a tool call; a user's message names user_input (wire, June 2025).
+    # An unknown kind with a tool is taken for a tool call; a user's message has user_input (wire, June 2025).
     amendable = word == "ACTION" or (tool not in (None, "", "user_input") and not _NEVER_AMENDED.fullmatch(word))
     try:
         encoded = to_json(entry) if isinstance(item, dict) else None
@@ -84,7 +83,7 @@ def entry_of(item: Json, ref: RunRef) -> LogEntry:
 
 
 def unreadable(ref: RunRef, created_at: str | None = None) -> LogEntry:
-    """An entry of a kind that the host does not have, in the place of one that cannot be had."""
+    """The entry in the place of one that cannot be read, of a kind that the host does not have."""
     return placeholder(
         agent_run_id=int(ref.id),
         created_at=created_at,
@@ -94,8 +93,8 @@ def unreadable(ref: RunRef, created_at: str | None = None) -> LogEntry:
 
 
 def step_of(entry: LogEntry) -> Step:
-    """What an entry means. By the host's prose a plan has a thought, an answer and an error an observation, and an
-    action names its tool; none of it is certain, so whatever has a text is heard.
+    """What an entry means. By the host's prose a plan has a thought, an answer or error an observation, and an action
+    the name of its tool. None of this is certain, so any field with a text is used.
     """
     fields = as_object(from_json(entry.json))
     raw, tool = text_in(fields, "message_type"), text_in(fields, "tool_name")
@@ -114,7 +113,7 @@ def step_of(entry: LogEntry) -> Step:
 
 
 def _text(value: Json) -> str:
-    """What a field says: its text, the message in it, or all of it as JSON."""
+    """A field as text: itself, the message in it, or all of it as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
@@ -123,7 +122,7 @@ def _text(value: Json) -> str:
 
 
 def _texts(entry: Object) -> Iterator[str]:
-    """Every text in what a user said: where exactly it stands is not known (one payload, June 2025, cut short)."""
+    """Every text in a user's message: which field has it is not known (one payload, June 2025, cut short)."""
     waiting: list[Json] = [entry.get(key) for key in ("observation", "thought", "tool_input", "tool_output")]
     while waiting:
         value = waiting.pop()

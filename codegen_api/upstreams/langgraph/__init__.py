@@ -20,11 +20,11 @@ from codegen_api.upstreams.host_json import (
     as_list,
     as_object,
     as_objects,
-    given,
     listing_of,
     marked,
     member,
     new_uuid,
+    not_none,
     not_offered,
     nothing,
     object_in,
@@ -245,7 +245,7 @@ def said(prompt: str, images: Images, key: str | None) -> Object:
     pictures: list[Json] = [{"type": "image_url", "image_url": {"url": image}} for image in images or ()]
     content: Json = [{"type": "text", "text": prompt}, *pictures] if pictures else prompt
     name = None if key is None else new_uuid("message", key)
-    return {"messages": [given(role="user", content=content, id=name)]}
+    return {"messages": [not_none(role="user", content=content, id=name)]}
 
 
 def marked_by(key: str | None) -> Object:

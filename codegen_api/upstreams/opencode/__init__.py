@@ -25,10 +25,10 @@ from codegen_api.upstreams.host_json import (
     Object,
     as_list,
     as_object,
-    given,
     listing_of,
     marked,
     member,
+    not_none,
     nothing,
     readable,
     refuse,
@@ -111,7 +111,7 @@ class OpencodeUpstream(OneOrganization):
         """The prompt comes last, so that no work begins before the marks are there. All of it may be repeated."""
         refuse(new, "repo_id")
         metadata = marked(new.metadata, new.marks)
-        body: Object = given(
+        body: Object = not_none(
             id=f"ses_{_name(new.key)}",
             agent=new.agent_type or self._agent,
             model=self._chosen(new.model),
@@ -147,7 +147,7 @@ class OpencodeUpstream(OneOrganization):
         parts of their work are left out.
         """
         refuse(only, "source_type", "user_id")
-        query: dict[str, str | int] = given(limit=skip + limit, roots="true", directory=self._directory)
+        query: dict[str, str | int] = not_none(limit=skip + limit, roots="true", directory=self._directory)
         sessions = await self.ask(credential, "list_runs", "GET", "/session", as_list, query)
         working, running = await self._working(credential), entries.Standing(RunStatus.RUNNING)
 
@@ -313,7 +313,7 @@ class OpencodeUpstream(OneOrganization):
     async def _prompt(
         self, credential: Credential, operation: str, ref: RunRef, text: str, images: Images, key: str | None
     ) -> None:
-        prompt: Object = given(text=text, files=[{"uri": image} for image in images] if images else None)
+        prompt: Object = not_none(text=text, files=[{"uri": image} for image in images] if images else None)
         body: Object = {"id": f"msg_{_name(key)}", "prompt": prompt}
         await self.ask(credential, operation, "POST", f"{self._path(ref)}/prompt", nothing, body=body, order=True)
 

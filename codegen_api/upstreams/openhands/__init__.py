@@ -18,11 +18,11 @@ from codegen_api.upstreams.host_json import (
     Object,
     as_list,
     as_object,
-    given,
     listing_of,
     marked,
     member,
     new_uuid,
+    not_none,
     nothing,
     object_in,
     refuse,
@@ -122,7 +122,7 @@ class OpenHandsUpstream(OneOrganization):
         place, token = 0, None
         for pieces in range(1, MOST_PAGES + 1):
             here = place == skip
-            query: dict[str, str | int] = given(limit=min(limit if here else skip - place, MOST), page_id=token)
+            query: dict[str, str | int] = not_none(limit=min(limit if here else skip - place, MOST), page_id=token)
             page = await self.ask(credential, "list_runs", "GET", "/conversations/search", items_of, query)
             if here or page.following is None:
                 found, paging = page.items if here else [], Paging(None, None, limit, None)
@@ -304,7 +304,7 @@ class OpenHandsUpstream(OneOrganization):
         order: str = "TIMESTAMP",
     ) -> Items[Object]:
         """Events from the one of this ``name`` on; from the first one, if there is none of it."""
-        query: dict[str, str | int] = given(limit=limit, sort_order=order, page_id=name)
+        query: dict[str, str | int] = not_none(limit=limit, sort_order=order, page_id=name)
         return await self.ask(credential, operation, "GET", f"{self._path(ref)}/events/search", events_of, query)
 
     async def _count(self, credential: Credential, ref: RunRef) -> int:
@@ -329,7 +329,7 @@ class OpenHandsUpstream(OneOrganization):
     async def _respond(
         self, credential: Credential, operation: str, ref: RunRef, *, accept: bool, reason: str | None = None
     ) -> None:
-        body: Object = given(accept=accept, reason=reason or None)
+        body: Object = not_none(accept=accept, reason=reason or None)
         path = f"{self._path(ref)}/events/respond_to_confirmation"
         await self.ask(credential, operation, "POST", path, nothing, body=body, order=True)
 
