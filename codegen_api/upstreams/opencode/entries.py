@@ -1,7 +1,7 @@
-"""What opencode's events and sessions say, in our words: log entries, what they mean, runs and how they stand.
+"""Translates opencode's events and sessions: log entries, their meanings, runs and their states.
 
 An event's number, ``durable.seq``, counts from 1 within its session and is the entry's position. Some numbers are used
-up by changes that the history never shows, so an entry of our own stands there: ``hidden``.
+up by changes that the history never shows; the gateway puts an entry of its own there, ``hidden``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,18 +25,18 @@ from codegen_api.upstreams.host_json import (
 )
 
 CALL = "gateway.call"
-"""Where the result of a tool says which ``tool`` was called and with what ``input``; the host says that only before."""
+"""The key in a tool's result for the ``tool`` and its ``input``, which the host has only in an earlier event."""
 
 _PREFIX = "session.next."
 _RESULTS = ("tool.success", "tool.failed")
 _UNREADABLE = "gateway.unreadable"
 _ASIDE = ("agent.", "compaction.", "context.", "model.", "moved", "revert.", "shell.", "synthetic", _UNREADABLE)
-"""Events that say nothing about whether the agent works."""
+"""Prefixes of events that do not show whether the agent is working."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One event of a session's history; ``kind`` without the prefix that all have."""
+    """One event of a session's history; ``kind`` is its type without the common prefix."""
 
     seq: Cursor
     kind: str
@@ -55,19 +55,19 @@ class HistoryEvent:
 
     @property
     def call(self) -> str | None:
-        """Which call of a tool this is the result of, if it is one."""
+        """The id of the tool call of which this is the result, if it is one."""
         return text_in(self.data, "callID") if self.kind in _RESULTS else None
 
 
 class History(NamedTuple):
-    """Events in order. ``more``: there were others behind them."""
+    """Events in order; ``more``: others follow."""
 
     events: Sequence[HistoryEvent]
     more: bool
 
 
-class Standing(NamedTuple):
-    """How a session stands: the host has no word for it, so this is ours."""
+class SessionState(NamedTuple):
+    """The state of a session, derived since the host has no word for it."""
 
     status: RunStatus
     reason: WaitReason | None = None
@@ -75,17 +75,17 @@ class Standing(NamedTuple):
 
 
 def history_of(after: Cursor, answer: Json) -> History:
-    """The events behind number ``after``."""
-    said = as_object(answer)
+    """The events after number ``after``."""
+    fields = as_object(answer)
     events: list[HistoryEvent] = []
-    for item in as_list(said.get("data")):
+    for item in as_list(fields.get("data")):
         events.append(_event_of(item, 1 + (events[-1].seq if events else after)))
-    return History(events, bool(events) and said.get("hasMore") is True)
+    return History(events, bool(events) and fields.get("hasMore") is True)
 
 
 def _event_of(item: Json, following: Cursor) -> HistoryEvent:
-    """An event; in the place of one that cannot be read, another. If it has no number, it gets the ``following`` one:
-    the true one is no smaller, and whatever numbers are left between it and the next event are hidden ones.
+    """An event, or one of our own in the place of an unreadable one. If that has no number, it gets the ``following``
+    one: the true number is no lower, and ``hidden`` entries fill those up to the next event.
     """
     fields = item if isinstance(item, dict) else {}
     seq, kind = object_in(fields, "durable").get("seq"), text_in(fields, "type")
@@ -99,18 +99,18 @@ def _event_of(item: Json, following: Cursor) -> HistoryEvent:
 
 
 def calls_in(events: Sequence[HistoryEvent]) -> dict[str, Object]:
-    """What was called, by the id of the call."""
-    called = (event.data for event in events if event.kind == "tool.called")
-    return {str(data.get("callID")): {"tool": data.get("tool"), "input": data.get("input")} for data in called}
+    """The tools that were called and their inputs, by the id of the call."""
+    calls = (event.data for event in events if event.kind == "tool.called")
+    return {str(data.get("callID")): {"tool": data.get("tool"), "input": data.get("input")} for data in calls}
 
 
 def between(
     events: Sequence[HistoryEvent], calls: Mapping[str, Object], after: Cursor, last: Cursor
 ) -> Iterator[LogEntry]:
-    """The entries at the positions behind ``after`` up to ``last``."""
-    there = {event.seq: event for event in events}
+    """The entries at the positions after ``after`` up to ``last``."""
+    by_seq = {event.seq: event for event in events}
     for seq in range(after + 1, last + 1):
-        yield _entry_of(there[seq], calls) if seq in there else hidden(seq)
+        yield _entry_of(by_seq[seq], calls) if seq in by_seq else hidden(seq)
 
 
 def _entry_of(event: HistoryEvent, calls: Mapping[str, Object]) -> LogEntry:
@@ -118,10 +118,10 @@ def _entry_of(event: HistoryEvent, calls: Mapping[str, Object]) -> LogEntry:
     try:
         encoded = to_json(fields)
     except ValueError:
-        encoded = _own(_UNREADABLE, event.seq)
+        encoded = _gateway_event(_UNREADABLE, event.seq)
     return LogEntry(
         encoded,
-        moment(event.data.get("timestamp")),
+        time_of(event.data.get("timestamp")),
         open=False,
         amendable=False,
         said=text_in(object_in(event.data, "prompt"), "text") if event.kind == "prompted" else None,
@@ -131,11 +131,11 @@ def _entry_of(event: HistoryEvent, calls: Mapping[str, Object]) -> LogEntry:
 
 
 def hidden(seq: Cursor) -> LogEntry:
-    """What stands for a number that the history does not show."""
-    return LogEntry(_own("gateway.hidden", seq), None, open=False, amendable=False)
+    """The entry for a number that the history does not show."""
+    return LogEntry(_gateway_event("gateway.hidden", seq), None, open=False, amendable=False)
 
 
-def _own(kind: str, seq: Cursor | None) -> bytes:
+def _gateway_event(kind: str, seq: Cursor) -> bytes:
     return to_json({"type": kind, "durable": {"seq": seq}})
 
 
@@ -143,7 +143,7 @@ UNREADABLE = placeholder(type=_UNREADABLE, durable={"seq": None})
 
 
 def step_of(entry: LogEntry) -> Step:
-    """What an entry means. A call of a tool is an action when its result is there, which then says what was called."""
+    """What an entry means. Only the result of a tool call is an action; it contains the tool and its input."""
     fields = as_object(from_json(entry.json))
     word = text_in(fields, "type")
     event = HistoryEvent(0, (word or "").removeprefix(_PREFIX), object_in(fields, "data"), fields)
@@ -162,7 +162,7 @@ def step_of(entry: LogEntry) -> Step:
 
 
 def _output(data: Object) -> Json:
-    """What a tool said: its text, if that is all."""
+    """The output of a tool: its text, if it has nothing else."""
     content = data.get("content")
     if not isinstance(content, list) or not content:
         return data.get("structured")
@@ -171,12 +171,12 @@ def _output(data: Object) -> Json:
     return "\n".join(words) if len(words) == len(content) else content
 
 
-# -- how a session stands ---------------------------------------------------------------------------------------------
+# -- the state of a session -------------------------------------------------------------------------------------------
 
 
-def outlook(events: Sequence[HistoryEvent]) -> tuple[RunStatus, HistoryEvent] | None:
-    """How the log's end reads, and the event that says so: ended, ``running`` in the middle of a turn, or ``pending``
-    where a prompt waits. None if nothing in ``events`` tells.
+def turn_status(events: Sequence[HistoryEvent]) -> tuple[RunStatus, HistoryEvent] | None:
+    """The status of the last turn, and the event that shows it: ended, ``running`` in the middle of a turn, or
+    ``pending`` if a prompt waits. None if no event in ``events`` shows it.
     """
     for event in reversed(events):
         match event.kind:
@@ -191,9 +191,9 @@ def outlook(events: Sequence[HistoryEvent]) -> tuple[RunStatus, HistoryEvent] | 
     return None
 
 
-def broken_off(events: Sequence[HistoryEvent]) -> RunStatus:
-    """What became of a turn in the middle of which nobody works any more: somebody stopped it while a tool was at work,
-    or the host has died.
+def broken_off_status(events: Sequence[HistoryEvent]) -> RunStatus:
+    """The status of an unfinished turn that no agent works on: somebody stopped it while a tool was running, or the
+    host died.
     """
     for event in reversed(events):
         if event.kind == "step.started":
@@ -204,8 +204,8 @@ def broken_off(events: Sequence[HistoryEvent]) -> RunStatus:
 
 
 def may_wait(events: Sequence[HistoryEvent]) -> bool:
-    """Whether some tool has no result yet, so that a working agent may in truth be waiting for somebody. Requests
-    themselves are not in the log.
+    """Whether a tool has no result yet, so that an agent at work may be waiting for a decision. The log does not have
+    the requests themselves.
     """
     done = {event.call for event in events}
     for event in reversed(events):
@@ -217,7 +217,7 @@ def may_wait(events: Sequence[HistoryEvent]) -> bool:
 
 
 def result_in(events: Sequence[HistoryEvent]) -> str | None:
-    """The answer that a turn which is complete has come to."""
+    """The answer of a completed turn."""
     for event in reversed(events):
         if event.kind == "prompted":
             break
@@ -229,12 +229,12 @@ def result_in(events: Sequence[HistoryEvent]) -> str | None:
 # -- runs and what they wait for --------------------------------------------------------------------------------------
 
 
-def run_of(session: Object, standing: Standing | None) -> Run:
-    """A session as either of the host's two APIs describes it; ``standing`` is None where it was not looked for."""
+def run_of(session: Object, state: SessionState | None) -> Run:
+    """A session from either of the host's APIs as a run; ``state`` is None if it was not looked up."""
     time = as_object(session.get("time"))
-    times = {"created_at": moment(time.get("created")), "updated_at": moment(time.get("updated"))}
+    times = {"created_at": time_of(time.get("created")), "updated_at": time_of(time.get("updated"))}
     told: Object = {**session, "metadata": session.get("metadata"), **times}  # without metadata it has no marks
-    status, reason, result = standing or (None, None, None)
+    status, reason, result = state or (None, None, None)
     return run_told(member(session, "id", str), told, status, reason, result)
 
 
@@ -258,12 +258,12 @@ def questions_in(request: Object) -> list[Object]:
     return as_objects(request.get("questions"))
 
 
-def moment(milliseconds: Json) -> str | None:
-    """A time of the host, RFC 3339 in UTC."""
+def time_of(milliseconds: Json) -> str | None:
+    """A time of the host, in RFC 3339 and UTC; None for anything else."""
     if not isinstance(milliseconds, int | float) or isinstance(milliseconds, bool):
         return None
     try:
-        when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+        moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    return f"{when.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

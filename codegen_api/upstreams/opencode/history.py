@@ -1,23 +1,23 @@
-"""Reading the history of one session, which the host gives forwards only, at most 100 events at a time."""
+"""Reads the history of one session, which the host gives only forwards, and at most 100 events at a time."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from codegen_api.runs import Cursor
 from codegen_api.upstreams.host_json import Object
-from codegen_api.upstreams.opencode.entries import History, HistoryEvent, calls_in, outlook
+from codegen_api.upstreams.opencode.entries import History, HistoryEvent, calls_in, turn_status
 
 MOST = 100
-"""Events in one answer, by the host's own limit."""
+"""Maximum events in one answer of the host."""
 CONTEXT = 20
-"""So many events before those asked for are read with them: they say what was called, and how the session stands."""
+"""Number of earlier events to read along: they say which tools were called, and the status of the turn."""
 
 Fetch = Callable[[Cursor, int], Awaitable[History]]
-"""Asks the host for the events behind a number, and for how many."""
+"""Fetches events after a number, up to a limit."""
 
 
 class LogStretch(NamedTuple):
-    """Consecutive events behind number ``start``, and what the calls were whose results are among them."""
+    """Consecutive events after number ``start``, with the ``calls`` whose results are among them."""
 
     start: Cursor
     events: Sequence[HistoryEvent]
@@ -25,8 +25,8 @@ class LogStretch(NamedTuple):
     more: bool
 
 
-async def stretch(fetch: Fetch, after: Cursor, limit: int) -> LogStretch:
-    """The ``limit`` numbers behind ``after``, with some before and possibly some behind them."""
+async def read_stretch(fetch: Fetch, after: Cursor, limit: int) -> LogStretch:
+    """Read ``limit`` numbers after ``after``, some before them, and possibly some after them."""
     start = max(0, after - CONTEXT)
     history = await fetch(start, MOST)
     events = list(history.events)
@@ -42,8 +42,8 @@ async def stretch(fetch: Fetch, after: Cursor, limit: int) -> LogStretch:
     return LogStretch(start, events, calls, history.more)
 
 
-async def end(fetch: Fetch, low: Cursor) -> Sequence[HistoryEvent]:
-    """The last events, as many as tell how the session stands. The log is known to reach ``low``: it is searched in
+async def read_end(fetch: Fetch, low: Cursor) -> Sequence[HistoryEvent]:
+    """Read the last events, as many as ``turn_status`` needs. The log has at least ``low``; its end is searched for in
     steps that double, and halve again.
     """
     while True:
@@ -53,24 +53,24 @@ async def end(fetch: Fetch, low: Cursor) -> Sequence[HistoryEvent]:
             low = 0
             continue
         if not history.more:
-            return await with_outlook(fetch, start, history.events)
+            return await read_back(fetch, start, history.events)
         low, high, step = history.events[-1].seq, None, MOST
         while high is None or high - low > MOST - CONTEXT:
             probe = low + step if high is None else (low + high) // 2
-            found = (await fetch(probe, 1)).events
-            low, high = (found[-1].seq, high) if found else (low, probe)
+            events = (await fetch(probe, 1)).events
+            low, high = (events[-1].seq, high) if events else (low, probe)
             step *= 2
 
 
-async def with_outlook(fetch: Fetch, start: Cursor, events: Sequence[HistoryEvent]) -> Sequence[HistoryEvent]:
-    """``events``, which follow number ``start``, and before them as many as tell how the session stands."""
-    while outlook(events) is None and start > 0:
+async def read_back(fetch: Fetch, start: Cursor, events: Sequence[HistoryEvent]) -> Sequence[HistoryEvent]:
+    """Put before ``events``, which follow number ``start``, as many earlier ones as ``turn_status`` needs."""
+    while turn_status(events) is None and start > 0:
         start, before = max(0, start - MOST), start
         earlier = await fetch(start, MOST)
         events = [*(event for event in earlier.events if event.seq <= before), *events]
     return events
 
 
-def last_of(events: Sequence[HistoryEvent]) -> Cursor:
+def last_seq(events: Sequence[HistoryEvent]) -> Cursor:
     """The number of the last event; 0 if there is none."""
     return events[-1].seq if events else 0
