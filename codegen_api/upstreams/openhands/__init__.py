@@ -1,7 +1,7 @@
-"""OpenHands' agent server as an upstream: a run is one of its conversations, its log the conversation's events.
+"""The adapter for OpenHands' agent server: a run is a conversation, its log the conversation's events.
 
-How a conversation stands is asked first and its log then, so that all that was there at an end is in the log beside it.
-The facts about the host are in docs/hosts/openhands.md.
+The status is read before the log, so the log of an ended run is complete. Facts about the host are in
+docs/hosts/openhands.md.
 """
 
 import json
@@ -37,13 +37,13 @@ from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrgani
 T = TypeVar("T")
 
 MOST = 100
-"""Events, or conversations, in one answer, by the host's own limit."""
+"""Maximum events or conversations in one answer of the host."""
 LATEST = 20
-"""Among so many of the last events is the one that says how a conversation has stopped."""
+"""Number of last events to read to find the one that says how a conversation stopped."""
 MOST_PAGES = 20
-"""So many pages of the list are read to get to a place in it."""
+"""Maximum pages of the list to read on the way to a place in it."""
 WORKPLACE = "workspace/project"
-"""Where agents work if no other folder is named: below the one in which the server was started."""
+"""The default folder for agents, relative to where the server was started."""
 
 CONFIRM: Mapping[str, Object] = {
     "never": {},
@@ -53,7 +53,7 @@ CONFIRM: Mapping[str, Object] = {
 
 
 class Items(NamedTuple, Generic[T]):
-    """A page of a list of the host's, and the id of the item behind it; None at the end."""
+    """A page of one of the host's lists, and the id of the item that follows; None at the end."""
 
     items: list[T]
     following: str | None
@@ -63,8 +63,8 @@ class OpenHandsUpstream(OneOrganization):
     """An agent server as an ``Upstream`` that also ``Cancels``, ``Approves`` and ``TakesKeys``.
 
     The credential's token is the server's session key. Options: ``agent``, JSON of the agent with the settings of its
-    model, a secret; ``directory``, the folder on the server's machine in which its agents work; ``confirm``, which of
-    their actions somebody has to approve: ``never``, ``risky`` ones, ``always``.
+    model, a secret; ``directory``, the folder on the server's machine in which agents work; ``confirm``, which actions
+    need approval: ``never``, ``risky`` or ``always``.
     """
 
     name = "openhands"
@@ -94,87 +94,87 @@ class OpenHandsUpstream(OneOrganization):
         return user_of(credential)
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
-        """The same key makes the same conversation, which the server takes for the one that it has."""
+        """Create a conversation. The same key gives the same id, for which the server returns the existing one."""
         refuse(new, "repo_id", "model", "agent_type")
         body: Object = {
             "conversation_id": new_uuid("conversation", new.key),
             "workspace": {"kind": "LocalWorkspace", "working_dir": self._directory},
             "agent": self._agent,
-            "initial_message": said(new.prompt, new.images),
+            "initial_message": user_message(new.prompt, new.images),
             "tags": entries.tags_of(marked(new.metadata, new.marks)),
             **self._confirm,
         }
         return await self.ask(credential, "create_run", "POST", "/conversations", entries.run_of, body=body)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
-        """The conversation; its last events or its answer are asked for only where they say more of its status."""
-        return await self._described(credential, "get_run", ref)
+        """The conversation, with its last events or its answer where its status alone does not say enough."""
+        return await self._get_run(credential, "get_run", ref)
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Conversations, newest first. A list does not say which of those that are ``paused`` were stopped.
+        """Conversations, newest first. A list does not say which of the ``paused`` ones were stopped.
 
         Raises:
-            Unsupported: the list is read from its front, so not far behind it.
+            Unsupported: the list can only be read from the front, up to ``MOST_PAGES`` pages.
         """
         refuse(only, "source_type", "user_id")
         place, token = 0, None
         for pieces in range(1, MOST_PAGES + 1):
-            here = place == skip
-            query: dict[str, str | int] = not_none(limit=min(limit if here else skip - place, MOST), page_id=token)
+            arrived = place == skip
+            query: dict[str, str | int] = not_none(limit=min(limit if arrived else skip - place, MOST), page_id=token)
             page = await self.ask(credential, "list_runs", "GET", "/conversations/search", items_of, query)
-            if here or page.following is None:
-                found, paging = page.items if here else [], Paging(None, None, limit, None)
-                return listing_of(found, entries.run_of, paging, at_end=page.following is None, pieces=pieces)
+            if arrived or page.following is None:
+                items, paging = page.items if arrived else [], Paging(None, None, limit, None)
+                return listing_of(items, entries.run_of, paging, at_end=page.following is None, pieces=pieces)
             place, token = place + len(page.items), page.following
         raise errors.Unsupported(f"The host's list can be read from its front only, up to {MOST_PAGES} pages.")
 
     async def resume_run(
         self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
-        """While the agent works, the prompt joins what it is at.
+        """While the agent works, the prompt joins the current turn.
 
         Raises:
-            Conflict: an action waits for approval, or could by now: the server would take the prompt for that.
-            UpstreamRateLimited: the server has no room for more runs. It has kept the prompt, so one that comes again
-                only sets the agent to work.
+            Conflict: an action waits for approval, or may by now: the server would take the prompt as that.
+            UpstreamRateLimited: the server has no room for more runs. It has kept the prompt, so sending it again only
+                starts the agent.
         """
         try:
             conversation = await self._conversation(credential, "resume_run", ref)
             word = entries.word_of(conversation)
-            stopped = word in (*entries.DOUBTFUL, "idle")
+            stopped = word in (*entries.AMBIGUOUS, "idle")
             newest = await self._newest(credential, "resume_run", ref, LATEST) if stopped else []
         except errors.UpstreamFailure as error:
             error.may_have_acted = False
             raise
-        never = object_in(conversation, "confirmation_policy").get("kind") == "NeverConfirm"
-        if word == "waiting_for_confirmation" or (word == "running" and not never):
+        confirms = object_in(conversation, "confirmation_policy").get("kind") != "NeverConfirm"
+        if word == "waiting_for_confirmation" or (word == "running" and confirms):
             raise errors.Conflict("The run is at work, or waits for a decision: resume it when it has ended.")
-        if entries.unbegun(newest) == prompt and not images:
-            await self._go_on(credential, "resume_run", ref)
+        if entries.unanswered_prompt(newest) == prompt and not images:
+            await self._start(credential, "resume_run", ref)
         else:
-            await self._say(credential, ref, said(prompt, images))
+            await self._send(credential, ref, user_message(prompt, images))
         try:
             return await self.get_run(credential, ref)
-        except errors.GatewayError:  # the prompt was heard all the same
+        except errors.GatewayError:  # the prompt has arrived nevertheless
             return run_told(self.run_id(ref.id), {}, RunStatus.PENDING)
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
-        """What waits for approval is rejected, since an interrupt alone leaves it waiting."""
+        """Interrupt the agent. Pending actions are rejected, since an interrupt alone leaves them waiting."""
         path = self._path(ref)
         if entries.word_of(await self._conversation(credential, "cancel_run", ref)) == "waiting_for_confirmation":
             await self._respond(credential, "cancel_run", ref, accept=False, reason="The run was stopped.")
         await self.ask(credential, "cancel_run", "POST", f"{path}/interrupt", nothing, order=True)
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
-        """The actions that wait: the server takes one decision on all of them."""
+        """The pending actions as one request: the server takes one decision on all of them."""
         if entries.word_of(await self._conversation(credential, "pending", ref)) != "waiting_for_confirmation":
             return ()
         return entries.pending_in(await self._newest(credential, "pending", ref, MOST))
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
-        """After a rejection the agent is told to go on, which the server leaves to whoever rejects."""
+        """Send the decision. After a rejection also start the agent, which the server does not do."""
         if request_id not in [request.id for request in await self.pending(credential, ref)]:
             raise errors.NotFound
         if decision.verdict == "answer":
@@ -182,21 +182,21 @@ class OpenHandsUpstream(OneOrganization):
         accept = decision.verdict == "approve"
         await self._respond(credential, "decide", ref, accept=accept, reason=None if accept else decision.text)
         if not accept:
-            await self._go_on(credential, "decide", ref)
+            await self._start(credential, "decide", ref)
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> LogPage:
-        """How the conversation stands is asked first, so that all that was there at an end is in the log beside it."""
-        run = await self._described(credential, "read_log", ref)
+        """A part of the log. The status is read before it, so the log of an ended run is complete."""
+        run = await self._get_run(credential, "read_log", ref)
         if newest_first:
-            total, events = await self._backwards(credential, ref, after, limit)
-            found = await self._entries(credential, ref, events, events)
-            return LogPage(run, after, found, after + limit >= total, Paging(total, None, limit, None), True)
-        first, events, at_end = await self._stretch(credential, ref, after, limit)
-        found = await self._entries(credential, ref, events[after + 1 - first :], events)
+            total, events = await self._read_backwards(credential, ref, after, limit)
+            page = await self._entries(credential, ref, events, events)
+            return LogPage(run, after, page, after + limit >= total, Paging(total, None, limit, None), True)
+        first, events, at_end = await self._read_forwards(credential, ref, after, limit)
+        page = await self._entries(credential, ref, events[after + 1 - first :], events)
         total_or_none = first + len(events) - 1 if at_end else None
-        return LogPage(run, after, found, at_end, Paging(total_or_none, None, limit, None))
+        return LogPage(run, after, page, at_end, Paging(total_or_none, None, limit, None))
 
     def _path(self, ref: RunRef) -> str:
         self.organization_id(ref.organization)
@@ -205,27 +205,28 @@ class OpenHandsUpstream(OneOrganization):
     async def _conversation(self, credential: Credential, operation: str, ref: RunRef) -> Object:
         return await self.ask(credential, operation, "GET", self._path(ref), as_object)
 
-    async def _described(self, credential: Credential, operation: str, ref: RunRef) -> Run:
-        """The run, with its answer if it has come to one."""
+    async def _get_run(self, credential: Credential, operation: str, ref: RunRef) -> Run:
+        """The run, with its answer if it has one."""
         conversation = await self._conversation(credential, operation, ref)
         newest, result, word = list[Object](), None, entries.word_of(conversation)
-        if word in entries.DOUBTFUL:
+        if word in entries.AMBIGUOUS:
             newest = await self._newest(credential, operation, ref, LATEST)
         elif word == "finished":
             path = f"{self._path(ref)}/agent_final_response"
             result = await self.ask(
-                credential, operation, "GET", path, lambda said: member(as_object(said), "response", str)
+                credential, operation, "GET", path, lambda answer: member(as_object(answer), "response", str)
             )
         return entries.run_of(conversation, newest, result)
 
     # -- pages of the log ---------------------------------------------------------------------------------------------
 
-    async def _stretch(
+    async def _read_forwards(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int
     ) -> tuple[Cursor, list[Object], bool]:
-        """The events from position ``after + 1``, or from shortly before, to ``after + limit``: the position of the
-        first, the events, and whether there were no more. It begins at the nearest event that is known: a page whose
-        first event is another one is of another log, under the same name.
+        """Read the events from position ``after + 1``, or some before it, to ``after + limit``. Returns the position of
+        the first, the events, and whether no others follow.
+
+        Reading begins at the nearest bookmark. If the page does not begin with its event, the log has been replaced.
         """
         place, name = self._bookmarks.before(ref.id, after + 1)
         first, events, doubted = place, list[Object](), name is None
@@ -239,13 +240,13 @@ class OpenHandsUpstream(OneOrganization):
                 self._bookmarks.forget(ref.id)
                 place, name, doubted = 1, None, True
                 continue
-            self._remember(ref, place, page)
+            self._bookmark(ref, place, page)
             events += page.items
             place, name = place + len(page.items), page.following
             if name is None or not page.items or place > after + limit:
                 return first, events, name is None
 
-    def _remember(self, ref: RunRef, place: Cursor, page: Items[Object]) -> None:
+    def _bookmark(self, ref: RunRef, place: Cursor, page: Items[Object]) -> None:
         last = len(page.items) - 1
         for index, event in enumerate(page.items):
             name = entries.name_of(event)
@@ -254,23 +255,23 @@ class OpenHandsUpstream(OneOrganization):
         if page.following is not None:
             self._bookmarks.keep(ref.id, place + last + 1, page.following)
 
-    async def _backwards(
+    async def _read_backwards(
         self, credential: Credential, ref: RunRef, skip: int, limit: int
     ) -> tuple[Cursor, list[Object]]:
-        """The length of the log, and events behind the ``skip`` newest ones, newest first."""
+        """The length of the log, and up to ``limit`` events before the ``skip`` newest ones, newest first."""
         total = await self._count(credential, ref)
         events = [] if skip >= total else await self._newest(credential, "read_log", ref, skip + limit)
         counted = await self._count(credential, ref)
         if counted == total:
             return total, events[skip:]
-        start, end = max(0, counted - skip - limit), max(0, counted - skip)  # it has grown between the answers
+        start, end = max(0, counted - skip - limit), max(0, counted - skip)  # the log has grown between the answers
         if start == end:
             return counted, []
-        first, events, _ = await self._stretch(credential, ref, start, end - start)
+        first, events, _ = await self._read_forwards(credential, ref, start, end - start)
         return counted, events[start + 1 - first :][::-1]
 
     async def _newest(self, credential: Credential, operation: str, ref: RunRef, count: int) -> list[Object]:
-        """So many of the last events, the newest first."""
+        """The last ``count`` events, newest first."""
         events: list[Object] = []
         name: str | None = None
         while len(events) < count:
@@ -285,7 +286,7 @@ class OpenHandsUpstream(OneOrganization):
     async def _entries(
         self, credential: Credential, ref: RunRef, events: Sequence[Object], known: Sequence[Object]
     ) -> tuple[LogEntry, ...]:
-        """``events`` as entries. What tools were called with is in ``known`` events, or is asked for."""
+        """``events`` as entries. The inputs of tools are in ``known`` events, or are fetched."""
         inputs = entries.inputs_in(known)
         for call in [entries.call_of(event) for event in events]:
             if call is not None and call not in inputs and re.fullmatch("[A-Za-z0-9_-]{1,64}", call):
@@ -303,7 +304,7 @@ class OpenHandsUpstream(OneOrganization):
         *,
         order: str = "TIMESTAMP",
     ) -> Items[Object]:
-        """Events from the one of this ``name`` on; from the first one, if there is none of it."""
+        """Events from the one with the id ``name`` on; from the first if there is none."""
         query: dict[str, str | int] = not_none(limit=limit, sort_order=order, page_id=name)
         return await self.ask(credential, operation, "GET", f"{self._path(ref)}/events/search", events_of, query)
 
@@ -312,7 +313,7 @@ class OpenHandsUpstream(OneOrganization):
 
     # -- orders -------------------------------------------------------------------------------------------------------
 
-    async def _say(self, credential: Credential, ref: RunRef, message: Object) -> None:
+    async def _send(self, credential: Credential, ref: RunRef, message: Object) -> None:
         try:
             path = f"{self._path(ref)}/events"
             await self.ask(credential, "resume_run", "POST", path, nothing, body=message, order=True)
@@ -322,8 +323,8 @@ class OpenHandsUpstream(OneOrganization):
             full = "The host has no room for more runs. It has kept the prompt: resume with the same one later."
             raise errors.UpstreamRateLimited(full, retry_after=error.retry_after, reason=error.reason) from error
 
-    async def _go_on(self, credential: Credential, operation: str, ref: RunRef) -> None:
-        with suppress(errors.Conflict):  # it is at work already
+    async def _start(self, credential: Credential, operation: str, ref: RunRef) -> None:
+        with suppress(errors.Conflict):  # the agent is working already
             await self.ask(credential, operation, "POST", f"{self._path(ref)}/run", nothing, order=True)
 
     async def _respond(
@@ -335,30 +336,30 @@ class OpenHandsUpstream(OneOrganization):
 
 
 def agent_of(text: str) -> Object:
-    """The agent of the settings. Raises ``InvalidOption`` for what is none."""
+    """The agent in the settings. Raises ``InvalidOption`` if ``text`` is not an agent as JSON."""
     try:
         agent = json.loads(text)
     except (ValueError, RecursionError):
-        agent = None  # the error would quote it
+        agent = None  # the error would quote the text
     if not isinstance(agent, dict) or not isinstance(agent.get("llm"), dict):
         raise InvalidOption("agent", "must be the agent as a JSON object, with the settings of its model in llm")
     return {"kind": "Agent", **agent}
 
 
-def said(prompt: str, images: Images) -> Object:
-    """A message that sets the agent to work."""
+def user_message(prompt: str, images: Images) -> Object:
+    """A message that starts the agent."""
     content: list[Json] = [{"type": "text", "text": prompt}]
     content += [{"type": "image", "image_urls": list(images)}] if images else []
     return {"role": "user", "content": content, "run": True}
 
 
 def items_of(answer: Json) -> Items[Json]:
-    said = as_object(answer)
-    return Items(as_list(said.get("items")), text_in(said, "next_page_id"))
+    fields = as_object(answer)
+    return Items(as_list(fields.get("items")), text_in(fields, "next_page_id"))
 
 
 def events_of(answer: Json) -> Items[Object]:
-    """A page of a log, with an empty object in the place of what is no event."""
+    """A page of a log, with an empty object in the place of anything that is not an event."""
     page = items_of(answer)
     return Items([item if isinstance(item, dict) else {} for item in page.items], page.following)
 

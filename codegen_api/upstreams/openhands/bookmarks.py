@@ -1,17 +1,17 @@
-"""Where in a log an event is: the host finds a page by the id of its first event, the gateway by its position."""
+"""Maps positions in logs to ids of events: the host finds a page by the id of its first event, not by position."""
 
 from cachetools import LRUCache
 
 from codegen_api.runs import Cursor
 
 GRID = 100
-"""Of so many events one is remembered."""
+"""One in this many events is remembered."""
 MOST = 10_000
-"""So many are remembered of all logs. They never change."""
+"""Maximum bookmarks of all logs together. They never change."""
 
 
 class Bookmarks:
-    """Ids of events, by the run and the position."""
+    """Ids of events by run and position."""
 
     def __init__(self) -> None:
         self._names: LRUCache[tuple[str, Cursor], str] = LRUCache(MOST)
@@ -22,7 +22,7 @@ class Bookmarks:
         self._last[run] = max(position, self._last.get(run, 1))
 
     def before(self, run: str, position: Cursor) -> tuple[Cursor, str | None]:
-        """The position that is known at or before this one, and the id there; the log's start, if nothing is known."""
+        """The nearest known position at or before this one, and the id there; 1 and None if none is known."""
         position = min(position, self._last.get(run, 1))
         for place in (position, position - 1, *range((position - 1) // GRID * GRID + 1, 1, -GRID)):
             name = self._names.get((run, place))
@@ -31,7 +31,7 @@ class Bookmarks:
         return 1, None
 
     def forget(self, run: str) -> None:
-        """Another log has come under this name."""
+        """Forget a run whose log has been replaced."""
         self._last.pop(run, None)
         for key in [key for key in self._names if key[0] == run]:
             del self._names[key]

@@ -1,4 +1,4 @@
-"""What the agent server says, in our words: its events as log entries and steps, its conversations as runs."""
+"""Translates the agent server's events to log entries and steps, and its conversations to runs."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,19 +20,19 @@ from codegen_api.upstreams.host_json import (
 )
 
 INPUT = "tool_input"
-"""Where the result of a tool says what the tool was called with; the host says that only in the event before."""
+"""The key in a tool's result for its input, which the host has only in the event of the call."""
 
 _HIDDEN = ("system_prompt", "dynamic_context", "tools", "log_data")
-"""Of events: how the host has set up its agent, and what it said to the model."""
+"""Fields of events that are not shown: the setup of the agent, and what it sent to the model."""
 _STATES = ("execution_status", "last_user_message_id", "leaf_event_id", "stats", "title")
-"""Of the conversation, what a change of it may tell; others could be the agent, with its keys."""
+"""Keys of state changes whose values are shown; others could contain the agent with its keys."""
 _RESULTS = ("ObservationEvent", "UserRejectObservation")
 _OWN_TOOLS = ("finish", "think")
-"""Tools by which the agent only says something: that is in their calls."""
+"""Tools with which the agent only says something; their calls contain it."""
 _ERRORS = {"AgentErrorEvent": "error", "ConversationErrorEvent": "detail", "ServerErrorEvent": "detail"}
 _ASKED = ("id", "tool_name", "tool_call_id", "action", "security_risk", "summary")
-DOUBTFUL = ("paused", "error")
-"""Statuses that say how a conversation stands only together with its last events."""
+AMBIGUOUS = ("paused", "error")
+"""The host's words whose meaning depends on the last events."""
 
 _HIDDEN_SETTINGS = (
     "agent",
@@ -44,7 +44,7 @@ _HIDDEN_SETTINGS = (
     "secret_registry",
     "tool_module_qualnames",
 )
-"""Of conversations: how the host has set up its agent, with its keys."""
+"""Fields of conversations that are not shown: the setup of the agent, with its keys."""
 
 _STATUSES = {
     "idle": RunStatus.PENDING,
@@ -58,7 +58,7 @@ _STATUSES = {
 
 _TAG = re.compile(r"codegengateway([0-9]+)")
 _LENGTH = 256
-"""Characters of a tag, by the host's own limit."""
+"""Maximum characters of a tag at the host."""
 
 UNREADABLE = placeholder(kind="gateway.unreadable")
 
@@ -71,13 +71,13 @@ def name_of(event: Object) -> str | None:
 
 
 def inputs_in(events: Iterable[Object]) -> dict[str, Json]:
-    """What tools were called with, by the id of the event that says so."""
+    """The inputs of tool calls, by the id of the event of the call."""
     calls = (event for event in events if event.get("kind") == "ActionEvent")
     return {name: event.get("action") for event in calls if (name := name_of(event)) is not None}
 
 
 def call_of(event: Object) -> str | None:
-    """The event of the call that this is the result of, if it is one."""
+    """The id of the event of the call of which this is the result, if it is one."""
     return text_in(event, "action_id") if event.get("kind") in _RESULTS else None
 
 
@@ -90,12 +90,12 @@ def entry_of(event: Object, inputs: Mapping[str, Json]) -> LogEntry:
     if (call := call_of(event)) is not None:
         shown[INPUT] = inputs.get(call)
     said = message_of(event) if is_prompt(event) else None
-    # without a time: the host gives that of its own zone, and does not say which that is
+    # without a time: the host gives local times without their zone
     return lasting_entry(shown, UNREADABLE, said=said, answers=_answer(event) is not None, name=name_of(event))
 
 
 def step_of(entry: LogEntry) -> Step:
-    """What an event means. Calls of tools are thoughts: the result, which follows, is the action, with its input."""
+    """What an event means. A tool call is a thought: its result, which follows, is the action, with the input."""
     event = as_object(from_json(entry.json))
     raw = text_in(event, "kind")
     if entry.said is not None:
@@ -116,13 +116,13 @@ def is_prompt(event: Object) -> bool:
     return event.get("kind") == "MessageEvent" and event.get("source") == "user"
 
 
-def is_standing(event: Object) -> bool:
-    """Whether it says how the conversation stands from then on."""
+def is_status_change(event: Object) -> bool:
+    """Whether the event changes the status of the conversation."""
     return event.get("kind") == "ConversationStateUpdateEvent" and event.get("key") == "execution_status"
 
 
 def _answer(event: Object) -> str | None:
-    """The text of an event by which the agent ends its turn: a message, or a call of the tool for that."""
+    """The text of an event with which the agent ends its turn: a message, or a call of the tool ``finish``."""
     if event.get("kind") == "MessageEvent" and event.get("source") == "agent":
         return message_of(event)
     action = object_in(event, "action")
@@ -132,14 +132,14 @@ def _answer(event: Object) -> str | None:
 
 
 def _thought(event: Object) -> str:
-    """What the agent says with a call, or what it thinks by one, or else its reasoning."""
+    """What the agent says with a tool call, else the thought in a call of ``think``, else its reasoning."""
     action = object_in(event, "action")
     own = text_in(action, "thought") if action.get("kind") == "ThinkAction" else None
     return _text_in(event, "thought") or own or text_in(event, "reasoning_content") or ""
 
 
 def _output(event: Object) -> Json:
-    """What a tool said: its text, if that is all."""
+    """The output of a tool: its text, if it has nothing else."""
     if event.get("kind") == "UserRejectObservation":
         return event.get("rejection_reason")
     observation = object_in(event, "observation")
@@ -159,14 +159,14 @@ def _text_in(event: Object, key: str) -> str:
     return "\n".join(text for text in texts if text is not None)
 
 
-# -- what is waited for -----------------------------------------------------------------------------------------------
+# -- pending requests -------------------------------------------------------------------------------------------------
 
 
 def pending_in(newest: Sequence[Object]) -> tuple[PendingRequest, ...]:
-    """What a conversation waits for, by its last events, newest first: one decision on all calls without result.
+    """The pending request in the last events, newest first: one decision on all calls without a result.
 
     Raises:
-        UpstreamError: one of the events cannot be read: nobody may approve a call that is not shown.
+        UpstreamError: an event cannot be read. It may be a call, which nobody should approve unseen.
     """
     if not all(newest):
         raise errors.UpstreamError("The host has an event that cannot be read, so what it waits for is not known.")
@@ -175,13 +175,13 @@ def pending_in(newest: Sequence[Object]) -> tuple[PendingRequest, ...]:
     calls.reverse()
     if not calls:
         return ()
-    wanted = (text_in(event, "summary") or text_in(event, "tool_name") or "something" for event in calls)
+    texts = (text_in(event, "summary") or text_in(event, "tool_name") or "something" for event in calls)
     alone = len(calls) == 1
     return (
         PendingRequest(
             member(calls[0], "id", str),
             WaitReason.APPROVAL,
-            "\n".join(wanted),
+            "\n".join(texts),
             text_in(calls[0], "tool_name") if alone else None,
             calls[0].get("action") if alone else None,
             fields={"actions": [{key: event.get(key) for key in _ASKED} for event in calls]},
@@ -197,8 +197,8 @@ def _is_call(event: Object) -> bool:
 
 
 def tags_of(metadata: Mapping[str, Json] | None) -> dict[str, str]:
-    """Tags that keep metadata, with the marks in it: pieces of its JSON, since the host takes short texts only. Raises
-    ``Rejected`` for what is nested too deeply.
+    """Tags that store metadata with its marks: pieces of its JSON, since tags are short. Raises ``Rejected`` if it is
+    nested too deeply.
     """
     try:
         text = "" if metadata is None else to_json(metadata).decode()
@@ -208,8 +208,8 @@ def tags_of(metadata: Mapping[str, Json] | None) -> dict[str, str]:
     return {f"codegengateway{index}": piece for index, piece in enumerate(pieces)}
 
 
-def _kept(tags: Object) -> tuple[Object, Json]:
-    """The tags of others, and the metadata that is kept in ours."""
+def _split_tags(tags: Object) -> tuple[Object, Json]:
+    """The tags of others, and the metadata stored in ours."""
     ours = {int(found[1]): text for key, text in tags.items() if (found := _TAG.fullmatch(key))}
     others = {key: text for key, text in tags.items() if not _TAG.fullmatch(key)}
     try:
@@ -219,9 +219,9 @@ def _kept(tags: Object) -> tuple[Object, Json]:
 
 
 def run_of(answer: Json, newest: Sequence[Object] = (), result: str | None = None) -> Run:
-    """A conversation; ``newest`` are its last events, the newest first, where they were looked for."""
+    """A conversation as a run; ``newest`` are its last events, newest first, if they were looked up."""
     conversation = as_object(answer)
-    others, metadata = _kept(object_in(conversation, "tags"))
+    others, metadata = _split_tags(object_in(conversation, "tags"))
     status = status_of(conversation, newest)
     told: dict[str, Json] = {key: value for key, value in conversation.items() if key not in _HIDDEN_SETTINGS}
     told |= {"stats": _without_lists(conversation.get("stats")), "tags": others, "metadata": metadata}
@@ -234,41 +234,41 @@ def word_of(conversation: Object) -> str:
 
 
 def status_of(conversation: Object, newest: Sequence[Object]) -> RunStatus:
-    """How a conversation stands, by the host's word and by what has happened last.
+    """The status of a conversation, by the host's word and the last events.
 
-    A prompt leaves the words of an earlier stop or failure as they are until the agent begins with it. One that was
-    interrupted is ``paused``, and so is one that somebody has told to rest after its present step: nobody was at work
-    in it if it was not ``running`` before.
+    After a prompt, the word still says how an earlier turn stopped or failed, until the agent begins. ``paused`` means
+    that the conversation was interrupted, or told to pause after the current step; if it was not ``running`` before,
+    no agent was working on it.
     """
     word = word_of(conversation)
     status = _STATUSES.get(word, RunStatus.UNKNOWN)
-    if word not in DOUBTFUL:
+    if word not in AMBIGUOUS:
         return status
-    if unbegun(newest) is not None:
+    if unanswered_prompt(newest) is not None:
         return RunStatus.PENDING
-    words = [event.get("value") for event in newest if is_standing(event)]
+    words = [event.get("value") for event in newest if is_status_change(event)]
     for event in newest:
         if event.get("kind") == "InterruptEvent":
             return RunStatus.CANCELLED
         if event.get("kind") == "PauseEvent":
             return RunStatus.PAUSED if words[1:2] == ["running"] else RunStatus.CANCELLED
-        if is_standing(event):
+        if is_status_change(event):
             break
     return status
 
 
-def unbegun(newest: Sequence[Object]) -> str | None:
-    """The last prompt, if nothing has come of it yet."""
+def unanswered_prompt(newest: Sequence[Object]) -> str | None:
+    """The last prompt, if the agent has not begun with it."""
     for event in newest:
         if is_prompt(event):
             return message_of(event)
-        if is_standing(event) or event.get("kind") in ("InterruptEvent", "PauseEvent"):
+        if is_status_change(event) or event.get("kind") in ("InterruptEvent", "PauseEvent"):
             break
     return None
 
 
 def _without_lists(stats: Json) -> Json:
-    """What was used, without the lists of every call of a model, which grow."""
+    """Usage statistics without their lists, which grow with every call of a model."""
     if not isinstance(stats, dict):
         return stats
     return {
