@@ -1,6 +1,6 @@
-"""Connections to a host: those of aiohttp, or a transport of httpx, which is how tests put a host in their place.
+"""Connections to a host, through aiohttp, or through an httpx transport, with which tests emulate hosts.
 
-And what came of a request, in words that quote nothing of its content.
+Also descriptions of faults and answers that quote nothing of their content.
 """
 
 import os
@@ -15,13 +15,11 @@ from dataclasses import dataclass
 import aiohttp
 import httpx
 
-Content = bytes | AsyncIterator[bytes] | None
-"""The body of a request."""
-Sent = Sequence[tuple[str, str]]
-"""The headers of a request."""
+RequestBody = bytes | AsyncIterator[bytes] | None
+RequestHeaders = Sequence[tuple[str, str]]
 
 FAULTS = (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError)
-"""What goes wrong with a connection."""
+"""All errors of connections."""
 
 NOT_CONNECTED = (
     aiohttp.ClientConnectorError,
@@ -31,13 +29,13 @@ NOT_CONNECTED = (
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
 )
-"""There was no connection: the only failures after which the host surely received nothing."""
+"""Errors without a connection: only after these it is certain that the host received nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """An answer whose head has arrived. ``headers`` takes names in any case. ``pieces`` are of the body, as they come;
-    ``close``, which must be called, may be called before the last one.
+    """An answer whose head has arrived. ``headers`` ignores the case of names, ``pieces`` yields the body as it
+    arrives, and ``close`` must be called, possibly before the last piece.
     """
 
     status: int
@@ -48,11 +46,10 @@ class Arriving:
 
 
 class AiohttpConnections:
-    """At most 500 connections, made on first use. No cookies, no redirects, nothing sent twice, nothing unpacked.
+    """Up to 500 connections, opened on first use. No cookies, no redirects, no retries, no decompression.
 
-    Times in seconds: ``connect`` to connect, or to wait until one of the connections is free; ``read`` between two
-    pieces of an answer, None for no limit. ``proxy`` is a URL. ``certificates`` are those that are trusted, if any is
-    needed.
+    Timeouts in seconds: ``connect`` to connect, or until one of the connections is free; ``read`` between two pieces of
+    an answer, None for no limit. ``proxy`` is a URL. ``certificates`` are the trusted ones, if TLS is used.
     """
 
     def __init__(
@@ -63,12 +60,11 @@ class AiohttpConnections:
         self._proxy = proxy
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, method: str, url: str, headers: Sent, body: Content) -> Arriving:
+    async def send(self, method: str, url: str, headers: RequestHeaders, body: RequestBody) -> Arriving:
         """Send a request, and wait for the head of the answer. ``url`` is encoded.
 
         Raises:
-            aiohttp.ClientError, OSError: there was none, or it cannot be read. Reading the pieces may fail in the same
-                ways.
+            aiohttp.ClientError, OSError: no head came, or it is invalid. Reading the pieces raises the same.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -82,7 +78,7 @@ class AiohttpConnections:
         answer = await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
 
         async def close() -> None:
-            if answer.connection is not None:  # it went back by itself when all had been received
+            if answer.connection is not None:  # None once all has been received
                 await answer.__aexit__(None, None, None)
 
         return Arriving(answer.status, answer.headers, url, answer.content.iter_any(), close)
@@ -93,13 +89,13 @@ class AiohttpConnections:
 
 
 class HttpxConnections:
-    """The same through a transport of httpx, whose errors are raised."""
+    """Like ``AiohttpConnections``, through an httpx transport, whose errors are raised."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, connect: float, read: float | None) -> None:
         self._transport = transport
         self._timeout = httpx.Timeout(read, connect=connect, pool=connect).as_dict()
 
-    async def send(self, method: str, url: str, headers: Sent, body: Content) -> Arriving:
+    async def send(self, method: str, url: str, headers: RequestHeaders, body: RequestBody) -> Arriving:
         request = httpx.Request(method, url, headers=headers, content=body, extensions={"timeout": self._timeout})
         answer = await self._transport.handle_async_request(request)
         answer.request = request
@@ -111,7 +107,7 @@ class HttpxConnections:
 
 
 async def _without_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Stop aiohttp from retrying a GET after a broken connection, which it does for exactly these two errors."""
+    """Keep aiohttp from retrying a GET on a broken connection, which it does only for these two errors."""
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:
@@ -121,7 +117,7 @@ async def _without_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHan
 
 
 def describe_fault(fault: BaseException) -> str:
-    """What happened, in terms of its type and errno. The text of an exception is not used: it may quote anything."""
+    """A fault in words, by its type and errno. The text of an exception is not used, since it may quote anything."""
     if isinstance(fault, aiohttp.ClientHttpProxyError):
         return f"the proxy answered with status {fault.status}"
     each: BaseException | None = fault
@@ -143,7 +139,7 @@ def describe_fault(fault: BaseException) -> str:
 
 
 def describe_answer(status: int, headers: Mapping[str, str], url: str, received: bytearray, readable: bool) -> str:
-    """The kind of answer from ``url``, for diagnosis; nothing of its content."""
+    """The kind of an answer from ``url``, for diagnosis, without its content."""
     text = f"status {status}"
     if 300 <= status < 400:
         where = ""

@@ -1,6 +1,6 @@
-"""HTTP to a host for the adapters: one exchange at a time, with failures mapped to the gateway's errors.
+"""An HTTP client for adapters, which maps failures to the gateway's errors.
 
-No retries, no redirects, no cookies, and what is kept is bounded; so is the time of all but answers that last.
+No retries, no redirects, no cookies. The size of answers is bounded, and so is their time, except for streams.
 """
 
 import asyncio
@@ -37,24 +37,23 @@ from codegen_api.worker_thread import LARGE, in_thread
 MAX_ANSWER = 32 * 1024 * 1024
 """Maximum bytes of one decompressed answer."""
 LONGEST_LINE = 64 * 1024
-"""Bytes of a line in an answer that lasts; what is behind them is not kept."""
+"""Bytes to keep of one line of a stream; the rest is dropped."""
 PIECE = 64 * 1024
-"""Bytes of a request's body that are sent at a time."""
+"""Bytes of a request's body to send at a time."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_/-]*")
-"""Text that is in a URL as it is."""
+"""Text that URLs need not escape."""
 
 Query: TypeAlias = Mapping[str, str | int] | None
-Fields: TypeAlias = list[tuple[str, str]]
+Headers: TypeAlias = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class HostAnswer:
     """An answer of the host. ``readable``: it was JSON, parsed in ``json``.
 
-    ``account`` describes the exchange for the log, without content. ``large``: processing it takes long and belongs off
-    the event loop. ``cut``: it begins like JSON but is not, as if a proxy had truncated it and corrected its
-    Content-Length.
+    ``account`` describes the exchange for the log, without content. ``large``: processing it would block the event loop
+    for long. ``cut``: it begins like JSON but is not, as if a proxy had truncated it and corrected its Content-Length.
     """
 
     status: int
@@ -75,7 +74,7 @@ class Outbound:
     and certificates come from the environment unless a ``transport`` is given.
 
     Raises:
-        ValueError: ``base_url`` or the proxy cannot be used; neither is quoted.
+        ValueError: ``base_url`` or the proxy is unusable; the message quotes neither.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Outbound:
         self._headers = [agent] if via is None else [agent, ("Via", f"1.1 {via}")]
         self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
         secure = "https" in (base.scheme, None if proxy is None else proxy.scheme)
-        certificates = httpx.create_ssl_context() if secure and transport is None else None  # once: it takes 40 ms
+        certificates = httpx.create_ssl_context() if secure and transport is None else None  # once: 40 ms
 
         def connections(read: float | None) -> AiohttpConnections | HttpxConnections:
             if transport is not None:
@@ -110,7 +109,7 @@ class Outbound:
                 proxy=None if proxy is None else str(proxy),
             )
 
-        self._connections, self._lasting = connections(read_timeout), connections(None)
+        self._connections, self._streams = connections(read_timeout), connections(None)
         self._closed = False
 
     async def ask(
@@ -119,18 +118,18 @@ class Outbound:
         path: str,
         query: Query,
         body: bytes | None,
-        headers: Fields,
+        headers: Headers,
         *,
         order: bool = False,
         unread: bool = False,
     ) -> HostAnswer:
         """Send one request; ``body`` is JSON. ``order``: the head of a successful answer is enough even if its body
-        fails; ``unread``: the body is not wanted at all.
+        fails; ``unread``: the body is not needed at all.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout, UpstreamError: no answer came, or only part of one (``AnswerCut``).
         """
-        # gzip, which we unpack ourselves and no further than is allowed
+        # gzip, which we unpack ourselves, up to the size limit
         headers = [("Accept", "application/json"), ("Accept-Encoding", "gzip"), *self._headers, *headers]
         content = _pieces(body) if body is not None and len(body) > PIECE else body
         if body is not None:
@@ -139,7 +138,7 @@ class Outbound:
         received = bytearray()
         try:
             self._require_open()
-            # Needed although there are timeouts: aiohttp 3.14 waits for ever when a chunked body turns invalid half-way
+            # Needed despite the other timeouts: aiohttp 3.14 waits forever when a chunked body turns invalid half-way
             async with asyncio.timeout(self._deadline):
                 answer = await self._connections.send(method, self._url(path, query), headers, content)
                 order = order and 200 <= answer.status < 300
@@ -155,13 +154,13 @@ class Outbound:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: Query, headers: Fields, body: bytes | None
+        self, path: str, query: Query, headers: Headers, body: bytes | None
     ) -> AsyncGenerator[tuple[HostAnswer, AsyncGenerator[bytes, None] | None], None]:
-        """GET (POST, with a ``body``) an answer that lasts: its head, and its lines, up to ``LONGEST_LINE`` bytes each.
-        Of any other answer, its JSON and no lines.
+        """GET (with a ``body``, POST) a stream of events: its head, and its lines, up to ``LONGEST_LINE`` bytes each.
+        For any other answer, its JSON and None.
 
-        Connecting takes ``connect_timeout`` at most. Neither the head nor the next line has a limit: a host may send
-        the head only with its first event.
+        Connecting takes ``connect_timeout`` at most. The head and the lines have no timeout: a host may send the head
+        only with its first event.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout, UpstreamError: as ``ask``; ``AnswerCut`` between lines.
@@ -172,17 +171,17 @@ class Outbound:
         try:
             try:
                 self._require_open()
-                answer = await self._lasting.send(method, self._url(path, query), headers, body)
+                answer = await self._streams.send(method, self._url(path, query), headers, body)
                 received = bytearray()
-                lasts = 200 <= answer.status < 300 and "text/event-stream" in answer.headers.get("Content-Type", "")
-                if not lasts:
+                is_stream = 200 <= answer.status < 300 and "text/event-stream" in answer.headers.get("Content-Type", "")
+                if not is_stream:
                     async with asyncio.timeout(self._deadline):
                         received = await _read_body(answer)
             except (*FAULTS, errors.UpstreamFailure) as fault:
                 self._fail(fault, method, path, answered=answer is not None)
-            told = await self._answered(method, path, answer, received, order=lasts)
+            head = await self._answered(method, path, answer, received, order=is_stream)
             async with aclosing(self._lines(answer)) as lines:
-                yield told, lines if lasts else None
+                yield head, lines if is_stream else None
         finally:
             if answer is not None:
                 await answer.close()
@@ -200,15 +199,15 @@ class Outbound:
             raise self._failure(error, answered=True) from error
 
     def _fail(self, fault: Exception, method: str, path: str, *, answered: bool) -> NoReturn:
-        """Raise the gateway's error for a fault, which is observed; its reason names what was asked."""
+        """Observe a fault and raise the gateway's error for it, whose reason names the request."""
         error = fault if isinstance(fault, errors.UpstreamFailure) else self._failure(fault, answered=answered)
         if isinstance(error, errors.UpstreamFailure):
             outcome = error.reason or error.message
             self._observe(outcome)
-            error.reason = f"{self._asked(method, path)}: {outcome}"
+            error.reason = f"{self._describe_request(method, path)}: {outcome}"
         raise error from (fault.__cause__ if error is fault else fault)
 
-    def _asked(self, method: str, path: str) -> str:
+    def _describe_request(self, method: str, path: str) -> str:
         shown = re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
         return f"{method} {self._root}{shown}{self._via_proxy}"
 
@@ -228,7 +227,7 @@ class Outbound:
             readable,
             answer.headers.get("Retry-After"),
             _allowance(answer.headers),
-            lambda: f"{self._asked(method, path)}: {outcome()}",
+            lambda: f"{self._describe_request(method, path)}: {outcome()}",
             len(received) > LARGE,
             not readable and received.lstrip().startswith((b"{", b"[")),
         )
@@ -237,7 +236,7 @@ class Outbound:
         """Close all connections; later calls raise ``UpstreamUnreachable``."""
         self._closed = True
         await self._connections.aclose()
-        await self._lasting.aclose()
+        await self._streams.aclose()
 
     def _url(self, path: str, query: Query) -> str:
         if _PLAIN.fullmatch(path) and all(_PLAIN.fullmatch(f"{name}{value}") for name, value in (query or {}).items()):
@@ -255,7 +254,7 @@ class Outbound:
         self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
 
     def _failure(self, error: Exception, *, answered: bool) -> errors.GatewayError:
-        """The gateway's error for one of the connection. ``answered``: the head of an answer had arrived."""
+        """The gateway's error for a fault of the connection. ``answered``: the head of an answer had arrived."""
         if shortage(error):  # our own shortage; nothing was sent
             return errors.AtCapacity("This instance cannot do more just now.", retry_after=5)
         slow = isinstance(error, httpx.TimeoutException | TimeoutError)
@@ -281,7 +280,7 @@ class Outbound:
 
 
 def checked_url(text: str) -> httpx.URL:
-    """The address of a host. Raises ``ValueError`` if it cannot be used."""
+    """The base URL of a host. Raises ``ValueError`` if it is unusable."""
     try:
         url = httpx.URL(text.strip())
         url.host.encode("idna")  # aiohttp would do this later, outside its error handling
@@ -289,7 +288,7 @@ def checked_url(text: str) -> httpx.URL:
         raise ValueError("The base URL is not a URL.") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("The base URL must begin with http:// or https:// and name a host.")
-    # httpx would replace our Authorization header with user and password from here.
+    # httpx would replace our Authorization header with the user and password in the URL
     if url.userinfo or url.query or url.fragment:
         raise ValueError("The base URL must have neither user and password nor a query nor a fragment.")
     return url.copy_with(path=url.path.rstrip("/") or "/")
@@ -308,7 +307,7 @@ def _not_sent(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
 
 
 async def _read_body(answer: Arriving) -> bytearray:
-    """Read the body, decompressing no further than the size limit."""
+    """Read the body, and decompress it up to the size limit."""
     encoding = answer.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip"):
         raise errors.UpstreamError("The host's answer is packed in a way that was not asked for.")
@@ -328,7 +327,7 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def _decoded(content: bytearray) -> tuple[Json, bool]:
-    """Parse JSON as ``from_json`` does, large input off the event loop; and whether it is JSON."""
+    """The JSON in ``content``, parsed off the event loop if it is large, and whether it is JSON."""
     try:
         return await in_thread(_decoded_in_thread, content) if len(content) > LARGE else from_json(content), True
     except ValueError:
@@ -336,8 +335,8 @@ async def _decoded(content: bytearray) -> tuple[Json, bool]:
 
 
 def _decoded_in_thread(content: bytearray) -> Json:
-    """The same with the standard library's parser. It is slower, but its callback for each object lets other threads
-    run, while orjson holds the GIL until it is done.
+    """Parse as ``from_json`` does, but with the standard library. That is slower, but its callback for each object lets
+    other threads run, while orjson holds the GIL until it is done.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogatepass")
     starts = range(0, len(content), LARGE)
@@ -353,11 +352,11 @@ def _allowance(headers: Mapping[str, str]) -> Allowance | None:
     """The host's rate limit headers: ``RateLimit`` (both IETF drafts), ``RateLimit-*`` or ``X-RateLimit-*``."""
     if not any(name in headers for name in ("RateLimit", "RateLimit-Remaining", "X-RateLimit-Remaining")):
         return None
-    said = headers.get("RateLimit", "")
-    if "remaining=" in said:  # the earlier draft, where commas separate the parts of a single policy
-        policies = re.findall(r"remaining=([0-9]{1,9}).*?reset=([0-9]{1,9})", said)
+    limits = headers.get("RateLimit", "")
+    if "remaining=" in limits:  # the earlier draft, where commas separate the parts of a single policy
+        policies = re.findall(r"remaining=([0-9]{1,9}).*?reset=([0-9]{1,9})", limits)
     else:
-        items = [dict(re.findall(r";\s*(r|t)=([0-9]{1,9})", item)) for item in said.split(",")]
+        items = [dict(re.findall(r";\s*(r|t)=([0-9]{1,9})", item)) for item in limits.split(",")]
         policies = [(item["r"], item["t"]) for item in items if len(item) == 2]
     if not policies:
         left, reset = (

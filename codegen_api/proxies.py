@@ -1,4 +1,4 @@
-"""Which proxy to use for an address, according to the environment (``HTTPS_PROXY``, ``NO_PROXY``)."""
+"""The proxy for a URL, according to the environment (``HTTPS_PROXY``, ``NO_PROXY``)."""
 
 import ipaddress
 import re
@@ -9,8 +9,8 @@ import httpx
 
 
 def proxy_for(url: httpx.URL) -> httpx.URL | None:
-    """The proxy for this address. Raises ``ValueError``, which does not quote it, if it is unusable."""
-    # aiohttp's trust_env would also read ~/.netrc, and fail if that has other credentials for the host
+    """The proxy for a URL. Raises ``ValueError`` if it is unusable; the message does not quote it."""
+    # not aiohttp's trust_env: it also reads ~/.netrc, and fails if that has other credentials for the host
     environment = getproxies_environment()
     text = environment.get(url.scheme)
     if not text or _is_excepted(url, environment.get("no", "")):
@@ -25,7 +25,7 @@ def proxy_for(url: httpx.URL) -> httpx.URL | None:
 
 
 def displayed_proxy(address: str) -> str | None:
-    """The proxy for this address, for display; None if either is unusable, which their users report."""
+    """The proxy for an address, for display; None without one, or if either is unusable, which their users report."""
     try:
         proxy = proxy_for(httpx.URL(address.strip()))
     except (httpx.InvalidURL, ValueError):
@@ -34,13 +34,13 @@ def displayed_proxy(address: str) -> str | None:
 
 
 def redacted(proxy: httpx.URL) -> str:
-    """A proxy for display: without user and password."""
+    """A proxy for display, without user and password."""
     return f"{proxy.scheme}://{proxy.netloc.decode()}"
 
 
 def _is_excepted(url: httpx.URL, exceptions: str) -> bool:
-    """Whether ``NO_PROXY`` excludes this address. Understands what curl does and other common forms: a domain with its
-    subdomains, with or without a leading dot; an address; a network (10.0.0.0/8, fd00::/8); a name with wildcards
+    """Whether ``NO_PROXY`` excludes a URL. It may have the forms that curl knows and other common ones: a domain with
+    its subdomains, with or without a leading dot; an address; a network (10.0.0.0/8, fd00::/8); a name with wildcards
     (*.example.com); each with or without a port.
     """
     names = {name.lower().rstrip(".") for name in (url.host, url.raw_host.decode())}
@@ -59,7 +59,7 @@ def _excepts(exception: str, name: str) -> bool:
         return fnmatchcase(name, exception)
     try:
         address = ipaddress.ip_address(name)
-    except ValueError:  # a name, resolved only on connecting
+    except ValueError:  # a name, which is resolved only on connecting
         return f".{name}".endswith("." + exception.rstrip(".").removeprefix("."))
     try:
         return address in ipaddress.ip_network(exception, strict=False)

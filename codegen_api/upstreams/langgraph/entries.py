@@ -1,4 +1,4 @@
-"""What LangGraph's messages and threads say, in our words: log entries, steps, runs, and what a graph waits for."""
+"""Translates LangGraph's messages and threads to log entries, steps, runs and pending requests."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,20 @@ from codegen_api.upstreams.host_json import (
 )
 
 HIDDEN = ("values", "config")
-"""Of a thread: its whole state, which is the log, and the settings of its graph, where secrets may be."""
+"""Fields of threads that are not shown: the state, which is the log, and the graph's settings, which may be secret."""
 
 _LISTED = {"idle": RunStatus.COMPLETED, "busy": RunStatus.RUNNING, "error": RunStatus.FAILED}
 
 
 def messages_of(state: Object) -> list[Json]:
-    """The messages in a state. A graph that keeps none has none."""
+    """The messages in a state; none if the graph keeps none."""
     messages = object_in(state, "values").get("messages")
     return messages if isinstance(messages, list) else []
 
 
 def between(messages: Sequence[Json], start: int, stop: int) -> tuple[LogEntry, ...]:
-    """The messages from index ``start`` to ``stop`` as entries. Tools get what they were called with, which the host
-    says in the message before.
+    """The messages from index ``start`` to ``stop`` as entries. Results of tools get the input, which the host has only
+    in an earlier message.
     """
     inputs: dict[str, Json] = {}
     for message in messages[:stop]:
@@ -51,7 +51,7 @@ def _entry_of(message: Json, inputs: Mapping[str, Json]) -> LogEntry:
 
 
 def step_of(entry: LogEntry) -> Step:
-    """What a message means. Calls of tools are thoughts: the result, which follows, is the action, with its input."""
+    """What a message means. A tool call is a thought: its result, which follows, is the action, with the input."""
     message = as_object(from_json(entry.json))
     raw, text = text_in(message, "type"), text_of(message.get("content"))
     if raw == "human":
@@ -65,13 +65,13 @@ def step_of(entry: LogEntry) -> Step:
 
 
 def answer_of(messages: Sequence[Json]) -> str | None:
-    """What the agent said last, if that is an answer."""
+    """The last message, if it is the agent's answer."""
     last = messages[-1] if messages else None
     return text_of(last.get("content")) if isinstance(last, dict) and _answers(last) else None
 
 
 def text_of(content: Json) -> str:
-    """The text of a message, whose content is that, or parts."""
+    """The text in a message's content, which is a text or a list of parts."""
     parts = content if isinstance(content, list) else [content]
     texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
     return "\n".join(text for text in texts if isinstance(text, str))
@@ -92,15 +92,15 @@ def is_active(newest: Object | None) -> bool:
 def waits(thread: Object) -> bool:
     """Whether a thread whose newest run is over waits for somebody.
 
-    A thread whose run was cancelled has an ``error`` at LangGraph, and is idle at Aegra.
+    A thread with a cancelled run has an ``error`` at LangGraph, and is idle at Aegra.
     """
     return thread.get("status") == "interrupted" and not thread.get("error")
 
 
 def stopped_short(newest: Object | None, state: Object) -> bool:
-    """Whether a run, once it is a ``success``, has left something to do: it asks, or it has come to a breakpoint.
+    """Whether a run that is a ``success`` has not finished the graph: it asks something, or stopped at a breakpoint.
 
-    A state without questions may be of a run that has begun since the newest one was asked for.
+    A state without questions may belong to a run that was started after ``newest`` was read.
     """
     if newest is None or newest.get("status") != "success":
         return False
@@ -110,10 +110,10 @@ def stopped_short(newest: Object | None, state: Object) -> bool:
 
 
 def status_of(newest: Object | None, *, waiting: bool) -> RunStatus:
-    """What the newest run says of a thread that would be ``waiting``, or not, were that run over.
+    """The status of a thread, by its newest run. ``waiting``: whether it waits for somebody if that run is over.
 
-    A run in which the graph asks somebody is a ``success`` at LangGraph, and ``interrupted`` at Aegra, as are those
-    at both that were cancelled.
+    A run in which the graph asks somebody is a ``success`` at LangGraph, and ``interrupted`` at Aegra. Cancelled runs
+    are ``interrupted`` at both.
     """
     match None if newest is None else newest.get("status"):
         case None | "pending":
@@ -130,10 +130,10 @@ def status_of(newest: Object | None, *, waiting: bool) -> RunStatus:
 
 
 def listed_run(thread: Object) -> Run:
-    """A thread of a list, which says nothing of its runs. One in which there was none has no ``graph_id`` yet."""
+    """A thread in a list, which does not show its runs. Before the first run it has no ``graph_id``."""
     word = text_in(thread, "status")
     status = _LISTED.get(word or "", RunStatus.UNKNOWN)
-    if word == "interrupted":  # Aegra never tells in a list what a thread waits for, but it does not say so of others
+    if word == "interrupted":  # Aegra lists no interrupts, but has this status only for threads that wait
         status = RunStatus.WAITING if thread.get("interrupts", True) else RunStatus.CANCELLED
     elif word == "idle" and not object_in(thread, "metadata").get("graph_id"):
         status = RunStatus.PENDING
@@ -141,24 +141,24 @@ def listed_run(thread: Object) -> Run:
 
 
 def run_of(thread: Object, status: RunStatus, reason: WaitReason | None = None, result: str | None = None) -> Run:
-    """A run: the thread, with our status in the place of the host's, because that does not tell all of them apart."""
+    """A thread as a run. Its status is ours, since the host uses one word for several."""
     told = {key: value for key, value in thread.items() if key not in HIDDEN}
     return run_told(uuid_in(thread, "thread_id"), told, status, reason, result)
 
 
 def whole_run(thread: Object, status: RunStatus, state: Object) -> Run:
-    """A run with what its state adds: the answer, or what it waits for."""
+    """A run with what its state adds: the answer, or the reason why it waits."""
     interrupts = interrupts_of(state) if status is RunStatus.WAITING else []
     reason = interrupts[0].reason if interrupts else None
     return run_of(thread, status, reason, answer_of(messages_of(state)) if status is RunStatus.COMPLETED else None)
 
 
-# -- what a graph waits for -------------------------------------------------------------------------------------------
+# -- pending requests -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """One of them. The graph's author chooses its ``value``."""
+    """A request of the graph to a person. The graph's author chooses its ``value``."""
 
     id: str
     value: Json
@@ -169,7 +169,7 @@ class Interrupt:
 
     @property
     def calls(self) -> list[Object]:
-        """The calls of tools that somebody has to approve, where LangChain's human-in-the-loop middleware asks."""
+        """The tool calls that need approval, if LangChain's human-in-the-loop middleware made the request."""
         return objects_in(self.fields, "action_requests")
 
     @property
@@ -178,7 +178,7 @@ class Interrupt:
 
     @property
     def request(self) -> PendingRequest:
-        """Calls that were asked for together are one request: the host takes one answer to all."""
+        """The request to show. Calls that need approval together are one: the host takes one answer to all."""
         if not self.calls:
             question = text_in(self.fields, "question" if isinstance(self.value, dict) else "value")
             text = _json(self.value) if question is None else question
@@ -186,8 +186,8 @@ class Interrupt:
         inputs = [call.get("args", call.get("arguments")) for call in self.calls]
         names = [str(call.get("name") or "unknown") for call in self.calls]
         texts = [
-            call.get("description") or f"{name} {_json(given)}"
-            for call, name, given in zip(self.calls, names, inputs, strict=True)
+            call.get("description") or f"{name} {_json(arguments)}"
+            for call, name, arguments in zip(self.calls, names, inputs, strict=True)
         ]
         return PendingRequest(
             self.id,
@@ -199,17 +199,17 @@ class Interrupt:
         )
 
     def resume(self, decision: Decision) -> Json:
-        """What to go on with. It names the interrupt, so that it can never be taken for the answer to another one.
-        Raises ``Rejected`` for a verdict that does not suit the request.
+        """The value to resume the graph with. It names the interrupt, so it cannot be taken as an answer to another.
+        Raises ``Rejected`` for a verdict that does not fit the request.
         """
         value: Json = decision.text
         if self.calls:
-            value = self._decided(decision)
+            value = self._decisions(decision)
         elif decision.verdict != "answer" or decision.text is None:
             raise errors.rejected("This is a question: answer it, with a text.", "verdict", "body", "verdict")
         return {self.id: value} if re.fullmatch("[0-9a-f]{32}", self.id) else value
 
-    def _decided(self, decision: Decision) -> Json:
+    def _decisions(self, decision: Decision) -> Json:
         kind = "respond" if decision.verdict == "answer" else decision.verdict
         allowed = [review.get("allowed_decisions") for review in objects_in(self.fields, "review_configs")]
         if any(isinstance(kinds, list) and kind not in kinds for kinds in allowed):
@@ -221,18 +221,18 @@ class Interrupt:
 
 
 def interrupts_of(state: Object) -> list[Interrupt]:
-    """Those in a state, in the order of its tasks. They stay there while the graph goes on, and after a cancel."""
-    found: dict[str, Interrupt] = {}
-    tasks = [item for task in objects_in(state, "tasks") for item in objects_in(task, "interrupts")]
-    for item in tasks or objects_in(state, "interrupts"):
-        name = text_in(item, "id") or "interrupt"  # old hosts name none
-        found.setdefault(name, Interrupt(name, item.get("value")))
-    return list(found.values())
+    """The interrupts in a state, in the order of its tasks. They remain while the graph runs on, and after a cancel."""
+    interrupts: dict[str, Interrupt] = {}
+    of_tasks = [item for task in objects_in(state, "tasks") for item in objects_in(task, "interrupts")]
+    for item in of_tasks or objects_in(state, "interrupts"):
+        interrupt_id = text_in(item, "id") or "interrupt"  # old hosts give no ids
+        interrupts.setdefault(interrupt_id, Interrupt(interrupt_id, item.get("value")))
+    return list(interrupts.values())
 
 
 def answered_by(prompt: str, interrupts: Sequence[Interrupt]) -> Json:
-    """What to go on with where somebody just says something: it is the answer to the oldest question; and a call that
-    is to be approved is rejected with it, because nobody has approved it.
+    """The value to resume the graph with for a prompt: the answer to the oldest question. If that asks to approve
+    calls, the prompt rejects them, since nobody has approved them.
     """
     first = interrupts[0]
     return first.resume(Decision("reject" if first.calls else "answer", prompt))
