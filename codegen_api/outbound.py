@@ -150,7 +150,7 @@ class Outbound:
         except (*FAULTS, errors.UpstreamFailure) as fault:
             if answer is None or not order:
                 self._fail(fault, method, path, answered=answer is not None)
-        return await self._answered(method, path, answer, received, order=order)
+        return await self._host_answer(method, path, answer, received, order=order)
 
     @asynccontextmanager
     async def stream(
@@ -179,7 +179,7 @@ class Outbound:
                         received = await _read_body(answer)
             except (*FAULTS, errors.UpstreamFailure) as fault:
                 self._fail(fault, method, path, answered=answer is not None)
-            head = await self._answered(method, path, answer, received, order=is_stream)
+            head = await self._host_answer(method, path, answer, received, order=is_stream)
             async with aclosing(self._lines(answer)) as lines:
                 yield head, lines if is_stream else None
         finally:
@@ -211,10 +211,10 @@ class Outbound:
         shown = re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
         return f"{method} {self._root}{shown}{self._via_proxy}"
 
-    async def _answered(
+    async def _host_answer(
         self, method: str, path: str, answer: Arriving, received: bytearray, *, order: bool
     ) -> HostAnswer:
-        json, readable = await _decoded(received)
+        json, readable = await _decode(received)
 
         def outcome() -> str:
             return describe_answer(answer.status, answer.headers, answer.url, received, readable)
@@ -326,15 +326,15 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + PIECE]
 
 
-async def _decoded(content: bytearray) -> tuple[Json, bool]:
+async def _decode(content: bytearray) -> tuple[Json, bool]:
     """The JSON in ``content``, parsed off the event loop if it is large, and whether it is JSON."""
     try:
-        return await in_thread(_decoded_in_thread, content) if len(content) > LARGE else from_json(content), True
+        return await in_thread(_decode_in_thread, content) if len(content) > LARGE else from_json(content), True
     except ValueError:
         return None, False
 
 
-def _decoded_in_thread(content: bytearray) -> Json:
+def _decode_in_thread(content: bytearray) -> Json:
     """Parse as ``from_json`` does, but with the standard library. That is slower, but its callback for each object lets
     other threads run, while orjson holds the GIL until it is done.
     """

@@ -109,7 +109,7 @@ def test_a_number_that_takes_long_is_refused_by_name_and_a_text_where_the_host_s
         assert refused.value.message == f"the body: a whole number may have {MOST_DIGITS} digits."
     for around in ("[%s]", "[%s," + '"%s"]' % ("x" * LARGE)):  # the second is read beside the loop
         said = bytearray((around % digits).encode())
-        read: Any = asyncio.run(outbound._decoded(said))[0]
+        read: Any = asyncio.run(outbound._decode(said))[0]
         assert read[0] == digits
 
 

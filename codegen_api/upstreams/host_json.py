@@ -68,12 +68,12 @@ def objects_in(answer: Object, key: str) -> list[Object]:
 
 
 def run_told(
-    run_id: str, told: Object, status: RunStatus | None, reason: WaitReason | None = None, result: str | None = None
+    run_id: str, source: Object, status: RunStatus | None, reason: WaitReason | None = None, result: str | None = None
 ) -> Run:
-    """A run of a host without organizations, with the fields that the host has ``told``. ``status`` is our word, since
-    hosts use one word for several statuses; None if it was not looked up.
+    """A run of a host without organizations, with the fields in ``source``. ``status`` is our word, since hosts use one
+    word for several statuses; None if it was not looked up.
     """
-    fields: dict[str, Json] = {**with_times(told), "id": run_id, "organization_id": ONLY, "status": None}
+    fields: dict[str, Json] = {**with_times(source), "id": run_id, "organization_id": ONLY, "status": None}
     fields |= {} if status is None else {"status": status.value, "result": result}
     marks = None
     if "metadata" in fields:
@@ -136,11 +136,11 @@ UNREADABLE = placeholder(type="unreadable", content="The gateway could not read 
 
 
 def lasting_entry(
-    fields: Object, unreadable: LogEntry, *, said: str | None = None, answers: bool, name: str | None
+    fields: Object, unreadable: LogEntry, *, said: str | None = None, answers: bool, entry_id: str | None
 ) -> LogEntry:
     """An entry that has no time and never changes; ``unreadable`` if ``fields`` are nested too deeply."""
     try:
-        return LogEntry(to_json(fields), None, open=False, amendable=False, said=said, answers=answers, id=name)
+        return LogEntry(to_json(fields), None, open=False, amendable=False, said=said, answers=answers, id=entry_id)
     except ValueError:
         return unreadable
 

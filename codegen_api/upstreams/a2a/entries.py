@@ -173,13 +173,13 @@ def _message(item: Json, run: Run | None = None, *, alone: bool = False) -> LogE
     user = _is_user(item)
     answers = run is not None and run.status is RunStatus.COMPLETED and alone and not user
     said = _text(item, "\n") if user else None
-    return lasting_entry(fields, UNREADABLE, said=said, answers=answers, name=_id(item, "messageId"))
+    return lasting_entry(fields, UNREADABLE, said=said, answers=answers, entry_id=_id(item, "messageId"))
 
 
 def _artifact(item: Json) -> LogEntry:
     if not isinstance(item, dict):
         return UNREADABLE
-    return lasting_entry({**item, "kind": "artifact"}, UNREADABLE, answers=True, name=_id(item, "artifactId"))
+    return lasting_entry({**item, "kind": "artifact"}, UNREADABLE, answers=True, entry_id=_id(item, "artifactId"))
 
 
 def _id(item: Json, key: str) -> str | None:

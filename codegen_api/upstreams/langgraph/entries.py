@@ -47,7 +47,7 @@ def _entry_of(message: Json, inputs: Mapping[str, Json]) -> LogEntry:
     call = text_in(message, "tool_call_id")
     shown = {**message, "tool_input": inputs[call]} if call is not None and call in inputs else message
     said = text_of(message.get("content")) if message.get("type") == "human" else None
-    return lasting_entry(shown, UNREADABLE, said=said, answers=_answers(message), name=text_in(message, "id"))
+    return lasting_entry(shown, UNREADABLE, said=said, answers=_answers(message), entry_id=text_in(message, "id"))
 
 
 def step_of(entry: LogEntry) -> Step:
@@ -142,8 +142,8 @@ def listed_run(thread: Object) -> Run:
 
 def run_of(thread: Object, status: RunStatus, reason: WaitReason | None = None, result: str | None = None) -> Run:
     """A thread as a run. Its status is ours, since the host uses one word for several."""
-    told = {key: value for key, value in thread.items() if key not in HIDDEN}
-    return run_told(uuid_in(thread, "thread_id"), told, status, reason, result)
+    fields = {key: value for key, value in thread.items() if key not in HIDDEN}
+    return run_told(uuid_in(thread, "thread_id"), fields, status, reason, result)
 
 
 def whole_run(thread: Object, status: RunStatus, state: Object) -> Run:

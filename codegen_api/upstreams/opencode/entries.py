@@ -233,9 +233,9 @@ def run_of(session: Object, state: SessionState | None) -> Run:
     """A session from either of the host's APIs as a run; ``state`` is None if it was not looked up."""
     time = as_object(session.get("time"))
     times = {"created_at": time_of(time.get("created")), "updated_at": time_of(time.get("updated"))}
-    told: Object = {**session, "metadata": session.get("metadata"), **times}  # without metadata it has no marks
+    fields: Object = {**session, "metadata": session.get("metadata"), **times}  # without metadata it has no marks
     status, reason, result = state or (None, None, None)
-    return run_told(member(session, "id", str), told, status, reason, result)
+    return run_told(member(session, "id", str), fields, status, reason, result)
 
 
 def permission_of(request: Object) -> PendingRequest:

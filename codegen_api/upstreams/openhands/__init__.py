@@ -228,30 +228,30 @@ class OpenHandsUpstream(OneOrganization):
 
         Reading begins at the nearest bookmark. If the page does not begin with its event, the log has been replaced.
         """
-        place, name = self._bookmarks.before(ref.id, after + 1)
-        first, events, doubted = place, list[Object](), name is None
+        place, first_id = self._bookmarks.before(ref.id, after + 1)
+        first, events, doubted = place, list[Object](), first_id is None
         while True:
             if place <= after + 1:
                 first, events = place, []
-            page = await self._search(credential, "read_log", ref, min(MOST, after + limit + 1 - place), name)
-            if name is not None and (not page.items or entries.name_of(page.items[0]) not in (name, None)):
+            page = await self._search(credential, "read_log", ref, min(MOST, after + limit + 1 - place), first_id)
+            if first_id is not None and (not page.items or entries.id_of(page.items[0]) not in (first_id, None)):
                 if doubted:
                     raise errors.UpstreamError("The host's log is another one with each answer.")
                 self._bookmarks.forget(ref.id)
-                place, name, doubted = 1, None, True
+                place, first_id, doubted = 1, None, True
                 continue
             self._bookmark(ref, place, page)
             events += page.items
-            place, name = place + len(page.items), page.following
-            if name is None or not page.items or place > after + limit:
-                return first, events, name is None
+            place, first_id = place + len(page.items), page.following
+            if first_id is None or not page.items or place > after + limit:
+                return first, events, first_id is None
 
     def _bookmark(self, ref: RunRef, place: Cursor, page: Items[Object]) -> None:
         last = len(page.items) - 1
         for index, event in enumerate(page.items):
-            name = entries.name_of(event)
-            if name is not None and ((place + index) % GRID == 1 or index == last):
-                self._bookmarks.keep(ref.id, place + index, name)
+            event_id = entries.id_of(event)
+            if event_id is not None and ((place + index) % GRID == 1 or index == last):
+                self._bookmarks.keep(ref.id, place + index, event_id)
         if page.following is not None:
             self._bookmarks.keep(ref.id, place + last + 1, page.following)
 
@@ -273,13 +273,13 @@ class OpenHandsUpstream(OneOrganization):
     async def _newest(self, credential: Credential, operation: str, ref: RunRef, count: int) -> list[Object]:
         """The last ``count`` events, newest first."""
         events: list[Object] = []
-        name: str | None = None
+        first_id: str | None = None
         while len(events) < count:
             limit = min(MOST, count - len(events))
-            page = await self._search(credential, operation, ref, limit, name, order="TIMESTAMP_DESC")
+            page = await self._search(credential, operation, ref, limit, first_id, order="TIMESTAMP_DESC")
             events += page.items
-            name = page.following
-            if name is None or not page.items:
+            first_id = page.following
+            if first_id is None or not page.items:
                 break
         return events
 
@@ -300,12 +300,12 @@ class OpenHandsUpstream(OneOrganization):
         operation: str,
         ref: RunRef,
         limit: int,
-        name: str | None,
+        first_id: str | None,
         *,
         order: str = "TIMESTAMP",
     ) -> Items[Object]:
-        """Events from the one with the id ``name`` on; from the first if there is none."""
-        query: dict[str, str | int] = not_none(limit=limit, sort_order=order, page_id=name)
+        """Events from the one with the id ``first_id`` on; from the first if there is none."""
+        query: dict[str, str | int] = not_none(limit=limit, sort_order=order, page_id=first_id)
         return await self.ask(credential, operation, "GET", f"{self._path(ref)}/events/search", events_of, query)
 
     async def _count(self, credential: Credential, ref: RunRef) -> int:

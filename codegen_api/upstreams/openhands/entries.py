@@ -63,7 +63,7 @@ _LENGTH = 256
 UNREADABLE = placeholder(kind="gateway.unreadable")
 
 
-def name_of(event: Object) -> str | None:
+def id_of(event: Object) -> str | None:
     return text_in(event, "id")
 
 
@@ -73,7 +73,7 @@ def name_of(event: Object) -> str | None:
 def inputs_in(events: Iterable[Object]) -> dict[str, Json]:
     """The inputs of tool calls, by the id of the event of the call."""
     calls = (event for event in events if event.get("kind") == "ActionEvent")
-    return {name: event.get("action") for event in calls if (name := name_of(event)) is not None}
+    return {event_id: event.get("action") for event in calls if (event_id := id_of(event)) is not None}
 
 
 def call_of(event: Object) -> str | None:
@@ -91,7 +91,7 @@ def entry_of(event: Object, inputs: Mapping[str, Json]) -> LogEntry:
         shown[INPUT] = inputs.get(call)
     said = message_of(event) if is_prompt(event) else None
     # without a time: the host gives local times without their zone
-    return lasting_entry(shown, UNREADABLE, said=said, answers=_answer(event) is not None, name=name_of(event))
+    return lasting_entry(shown, UNREADABLE, said=said, answers=_answer(event) is not None, entry_id=id_of(event))
 
 
 def step_of(entry: LogEntry) -> Step:
@@ -223,10 +223,10 @@ def run_of(answer: Json, newest: Sequence[Object] = (), result: str | None = Non
     conversation = as_object(answer)
     others, metadata = _split_tags(object_in(conversation, "tags"))
     status = status_of(conversation, newest)
-    told: dict[str, Json] = {key: value for key, value in conversation.items() if key not in _HIDDEN_SETTINGS}
-    told |= {"stats": _without_lists(conversation.get("stats")), "tags": others, "metadata": metadata}
+    fields: dict[str, Json] = {key: value for key, value in conversation.items() if key not in _HIDDEN_SETTINGS}
+    fields |= {"stats": _without_lists(conversation.get("stats")), "tags": others, "metadata": metadata}
     reason = WaitReason.APPROVAL if status is RunStatus.WAITING else None
-    return run_told(uuid_in(conversation, "id"), told, status, reason, result)
+    return run_told(uuid_in(conversation, "id"), fields, status, reason, result)
 
 
 def word_of(conversation: Object) -> str:
