@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from codegen_api.errors import Detail, GatewayError, Rejected
+from codegen_api.errors import GatewayError, rejected
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step, WaitReason, to_json
 from codegen_api.telemetry import Allowance, Exchange, Observation, Observer, begin_call, end_call
@@ -73,12 +73,12 @@ def require_few_bytes(metadata: Mapping[str, Json] | None) -> None:
     with suppress(ValueError):  # nested too deeply: the adapter will say so
         if is_large(metadata) or len(to_json(metadata)) > LARGEST_METADATA:
             what = f"Must have at most {LARGEST_METADATA} bytes as JSON."
-            raise Rejected(details=[Detail(("body", "metadata"), what, "too_long")])
+            raise rejected(what, "too_long", "body", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; None for all. Hosts refuse filters that they lack."""
+    """Which runs to list, if the host has such a filter; None for all."""
 
     source_type: str | None = None
     user_id: str | None = None
