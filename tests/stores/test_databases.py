@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from codegen_api.errors import StoreUnavailable
 from codegen_api.stores import Busy, Query, Store, TurnState
@@ -495,6 +495,27 @@ async def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
         kept = await store.turns(ME, "c", newest_first=False)
         assert [each.number for each in kept] == list(range(1, len(kept) + 1))
         assert [each.id for each in kept if each.state.active] in ([], [kept[-1].id])
+
+
+def test_a_turn_that_ends_while_another_is_added_is_not_in_its_way(postgres: Postgres) -> None:
+    async def main(url: str) -> None:
+        async with opened(url) as store:
+            await store.add_conversation(ME, conversation())
+            await store.add_turn(ME, turn("a"))
+
+            def end(_: Any, __: Any, statement: str, *___: Any) -> None:
+                if "is_active" in statement:
+                    ending = threading.Thread(target=postgres.ask, args=("UPDATE turns SET state = 'completed'", name))
+                    ending.start()
+                    ending.join(30)
+
+            engine = store._database._engine.sync_engine  # type: ignore[attr-defined]
+            event.listen(engine, "after_cursor_execute", end)
+            assert (await store.add_turn(ME, turn("b"))).number == 2
+
+    with postgres.database(template="migrated") as url:
+        name = url.split("/")[3].split("?", maxsplit=1)[0]
+        run(main(url))
 
 
 async def test_what_was_closed_can_be_opened_again(url: str) -> None:

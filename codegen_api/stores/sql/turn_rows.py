@@ -66,7 +66,8 @@ def add(connection: Connection, insert: Insert, row: Mapping[str, Any], queued_a
         if there.waiting >= queued_at_most:
             raise Full
     elif there.is_active or there.waiting:
-        raise Busy(TURNS.thing(connection.execute(UNFINISHED, theirs).mappings().one()))
+        for unfinished in connection.execute(UNFINISHED, theirs).mappings():  # none, if it has ended since we looked
+            raise Busy(TURNS.thing(unfinished))
     number = int(there.last) + 1
     if not connection.execute(insert, {**row, "number": number}).rowcount:
         raise KeyError(row["id"])
