@@ -65,7 +65,7 @@ LATE = {
         "from codegen_api.terminal.commands import run",
         "from codegen_api.validate import doctor",
     },
-    "stores/sql/database.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
+    "stores/sql/__init__.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
     "auth/tickets.py": {
         "from cryptography.exceptions import InvalidTag",
         "from cryptography.hazmat.primitives.ciphers.aead import AESGCM",

@@ -132,16 +132,13 @@ class Lead(Protocol):
     @property
     def held(self) -> bool:
         """Whether it still is so."""
-        ...
 
     @property
     def anew(self) -> bool:
         """Whether the others may lack what this instance knows of the end of the log: it has to be read again."""
-        ...
 
     async def regained(self) -> None:
         """Until it is so again."""
-        ...
 
 
 class Broker(Protocol):
@@ -157,11 +154,9 @@ class Broker(Protocol):
         """Have it called with what other instances publish and tell, of runs of which somebody here is the follower or
         wants to be; of a ``RunResumed``, ``RunCancelled`` and ``RunTouched`` always.
         """
-        ...
 
     async def tell(self, ref: RunRef, news: Looked | LookWanted | RunResumed | RunCancelled | RunTouched) -> None:
         """Tell the other instances, if there are any. What the leader tells when it does not lead any more is lost."""
-        ...
 
     async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
         """Take in a stretch of the log or a new description of the run. Publishing the same twice does nothing.
@@ -173,19 +168,15 @@ class Broker(Protocol):
         Raises:
             Superseded: the lead was lost.
         """
-        ...
 
     async def doubt(self, ref: RunRef) -> None:
         """Nobody has followed the run for a while: show nothing of it until it is opened by a stretch as it is now."""
-        ...
 
     async def tail(self, ref: RunRef) -> Tail | None:
         """Where the log of this run ends; None when nothing may be shown of it."""
-        ...
 
     async def missed(self, ref: RunRef, after: Cursor) -> Missed:
         """What somebody who comes back to this position may not know."""
-        ...
 
     def entries(
         self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
@@ -195,7 +186,6 @@ class Broker(Protocol):
         Raises:
             Forgotten: the log was forgotten meanwhile.
         """
-        ...
 
     def subscribe(self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage) -> Tap[Batch]:
         """Everything behind the position, then everything that comes, with no gap and no repeat, for ever. The
@@ -208,7 +198,6 @@ class Broker(Protocol):
         Raises:
             Forgotten: the log was forgotten while this subscriber waited, or since that revision.
         """
-        ...
 
     async def forget(self, ref: RunRef) -> None:
         """Drop the log: the host has another one under this name.
@@ -216,14 +205,11 @@ class Broker(Protocol):
         Raises:
             Superseded: the lead was lost.
         """
-        ...
 
     def lead(self, ref: RunRef) -> AbstractAsyncContextManager[Lead]:
         """Be the one follower of this run, over all instances; waits while there is another. What that one publishes
         and tells is heard meanwhile.
         """
-        ...
 
     async def aclose(self) -> None:
         """Let go of everything."""
-        ...

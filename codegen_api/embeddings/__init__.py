@@ -34,7 +34,6 @@ class Embedder(Protocol):
         Raises:
             NoVectors: there are none now, or none for these texts.
         """
-        ...
 
     async def aclose(self) -> None: ...
 

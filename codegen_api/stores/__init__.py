@@ -254,17 +254,14 @@ class Store(Protocol):
 
     async def open(self) -> None:
         """Prepare the database: once, before anything else. Several processes may do so at the same time."""
-        ...
 
     async def aclose(self) -> None: ...
 
     async def check(self) -> None:
         """Raise ``errors.StoreUnavailable`` if nothing could be read or written. Changes nothing."""
-        ...
 
     async def add_agent(self, owner: str, agent: Agent) -> bool:
         """Store it; False, and no change, if the id is taken."""
-        ...
 
     async def agent(self, owner: str, id: str) -> Agent | None: ...  # noqa: A002 - as everywhere
 
@@ -274,11 +271,9 @@ class Store(Protocol):
 
     async def remove_agent(self, owner: str, id: str) -> bool:  # noqa: A002
         """Whether it existed. Its conversations stay."""
-        ...
 
     async def add_conversation(self, owner: str, conversation: Conversation) -> bool:
         """Store it; False, and no change, if the id is taken."""
-        ...
 
     async def conversation(self, owner: str, id: str) -> Conversation | None: ...  # noqa: A002
 
@@ -288,15 +283,12 @@ class Store(Protocol):
 
     async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
         """Whether it existed. Its turns are removed too."""
-        ...
 
     async def talk(self, owner: str, id: str) -> Talk | None:  # noqa: A002
         """The conversation, and its turns up to a thousand."""
-        ...
 
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
         """Conversations per agent, for agents that have any, filtered as by ``Query.metadata``."""
-        ...
 
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0, into: Talk | None = None) -> Turn:
         """Store it as the latest of its conversation and return it with its number. The conversation's ``updated``
@@ -309,7 +301,6 @@ class Store(Protocol):
             Busy: it is not queued, and there is an unfinished one. Of two added at once, one gets this.
             Full: it is queued, and ``queued_at_most`` already are.
         """
-        ...
 
     async def turn(self, owner: str, id: str) -> Turn | None: ...  # noqa: A002
 
@@ -324,15 +315,12 @@ class Store(Protocol):
         newest_first: bool = True,
     ) -> Sequence[Turn]:
         """The turns of one conversation by number, or of all by creation."""
-        ...
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
         """The first and last turn of each of these conversations that has any, not counting withdrawn ones."""
-        ...
 
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
         """The owner and first queued turn of each conversation behind ``after``, sorted by owner and conversation."""
-        ...
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         """As above.
@@ -340,25 +328,20 @@ class Store(Protocol):
         Raises:
             Busy: it would become active besides another one of its conversation.
         """
-        ...
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
         """Whether it existed."""
-        ...
 
     async def put_item(self, owner: str, item: Item) -> None:
         """Store it, replacing one with the same namespace and key: ``created`` is kept, vectors are dropped."""
-        ...
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None: ...
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
         """Items whose namespace begins with ``prefix``, the last changed first."""
-        ...
 
     async def due(self, space: str, limit: int) -> Sequence[Due]:
         """Items of any owner without vectors of ``space``, those waiting longest first."""
-        ...
 
     async def keep_vectors(self, due: Due, space: str, vectors: Sequence[Sequence[float]]) -> bool:
         """Store the vectors of an item, which is then no longer due; False, and no change, if it was put again
@@ -366,7 +349,6 @@ class Store(Protocol):
 
         A space is a model whose vectors are comparable and have one dimension. They have the length 1.
         """
-        ...
 
     async def nearest(
         self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
@@ -376,16 +358,12 @@ class Store(Protocol):
         Raises:
             NotOffered: there are more vectors than can be compared.
         """
-        ...
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         """Whether it existed."""
-        ...
 
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
         """All namespaces that contain items, sorted."""
-        ...
 
     async def expire(self, before: float) -> int:
         """Remove all conversations last updated before that and without an active turn; returns their number."""
-        ...

@@ -21,10 +21,9 @@ from sqlalchemy import event, text
 
 from codegen_api.errors import StoreUnavailable
 from codegen_api.stores import Busy, Query, Store, TurnState
-from codegen_api.stores.sql import SqlStore, libpq
+from codegen_api.stores.sql import SqlStore, database_at, libpq
 from codegen_api.stores.sql import postgres as on_a_server
 from codegen_api.stores.sql import sqlite as in_a_file
-from codegen_api.stores.sql.database import database_at
 from tests.leaks import WATCH
 from tests.stores.postgres import Postgres
 from tests.stores.things import ME, agent, conversation, opened, run, turn

@@ -5,40 +5,20 @@ Each operation is one transaction, and no connection is held between two. Databa
 """
 
 import asyncio
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    RowMapping,
-    Select,
-    and_,
-    delete,
-    exists,
-    false,
-    insert,
-    select,
-    update,
-)
+import sqlalchemy as sa
 
+from codegen_api.errors import StoreUnavailable
 from codegen_api.storable import storable
-from codegen_api.stores import (
-    Agent,
-    Conversation,
-    Due,
-    Found,
-    Item,
-    Near,
-    Query,
-    Talk,
-    Turn,
-    TurnState,
-)
-from codegen_api.stores.sql import turn_rows, vectors
-from codegen_api.stores.sql.database import database_at
+from codegen_api.stores import Agent, Conversation, Due, Found, Item, Near, Query, Talk, Turn, TurnState
+from codegen_api.stores.sql import transactions, vectors
+from codegen_api.stores.sql.database import Database, Insert, kind_of
 from codegen_api.stores.sql.migration import migrate
 from codegen_api.stores.sql.queries import (
     bounded,
@@ -51,8 +31,7 @@ from codegen_api.stores.sql.queries import (
     matching,
     order_of,
 )
-from codegen_api.stores.sql.shielding import ShieldedOperations, shielded
-from codegen_api.stores.sql.statements import HELD, KINDS, Insert, row_by, turns_of
+from codegen_api.stores.sql.sqlite import SqliteDatabase
 from codegen_api.stores.sql.tables import (
     AGENTS,
     CONVERSATIONS,
@@ -68,7 +47,7 @@ from codegen_api.stores.sql.tables import (
     read_rows,
     turns,
 )
-from codegen_api.stores.sql.turn_rows import replace_row
+from codegen_api.telemetry import Observation
 
 T = TypeVar("T")
 Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
@@ -86,7 +65,7 @@ _EXPIRE_BATCH = 200
 """Conversations removed per transaction, during which other writers wait."""
 
 
-class SqlStore(ShieldedOperations):
+class SqlStore:
     """A ``Store`` in the database at ``url``: ``sqlite:///path`` or ``postgresql://...``, in libpq's syntax.
 
     ``bytes_each`` is the approximate bound for one owner; concurrent requests may each exceed it.
@@ -96,9 +75,10 @@ class SqlStore(ShieldedOperations):
     """
 
     def __init__(self, url: str, *, bytes_each: int = 256 * 1024 * 1024) -> None:
-        super().__init__()
+        self.observation: Observation | None = None
         self._database = database_at(url)
         self._bytes_each = bytes_each
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._adding: dict[Kind[Any], Insert] = {
             kind: self._database.insert(kind.table).on_conflict_do_nothing(index_elements=["owner", "id"])
             for kind in (AGENTS, CONVERSATIONS, TURNS)
@@ -113,23 +93,28 @@ class SqlStore(ShieldedOperations):
             raise
 
     async def aclose(self) -> None:
-        if self.under_way:
-            await asyncio.wait(self.under_way, timeout=_CLOSE_SECONDS)
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=_CLOSE_SECONDS)
         await self._database.aclose()
 
-    @shielded
     async def check(self) -> None:
         before = self.observation
-        row = ITEMS.row_of("", Item(("check",), uuid.uuid4().hex, {"": "x" * _PROBE_BYTES}, 0.0, 0.0))
+        row = ITEMS.row("", Item(("check",), uuid.uuid4().hex, {"": "x" * _PROBE_BYTES}, 0.0, 0.0))
 
-        def try_to_write(connection: Connection) -> None:
-            for kind in KINDS:  # a lock on any of these would block writing
-                connection.execute(update(kind.table).where(false()).values(size=kind.table.c.size))
-            connection.execute(insert(ITEMS.table).values({**row, "space": "", "stamp": ""}))
+        def try_to_write(connection: sa.Connection) -> None:
+            for kind in transactions.KINDS:  # a lock on any of these would block writing
+                connection.execute(sa.update(kind.table).where(sa.false()).values(size=kind.table.c.size))
+            connection.execute(sa.insert(items).values({**row, "space": "", "stamp": ""}))
 
-        await self._database.probe(try_to_write)
+        await self._completed(self._database.probe(try_to_write))
         if self.observation is before:  # nothing has failed meanwhile
             self.observe(None)
+
+    def observe(self, trouble: str | None) -> None:
+        """The database has failed; without ``trouble``, it can be used."""
+        now, before = time.time(), self.observation
+        since = before.since if before is not None and before.since is not None else now
+        self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
 
     # -- agents -------------------------------------------------------------------------------------------------------
 
@@ -165,19 +150,17 @@ class SqlStore(ShieldedOperations):
     async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(CONVERSATIONS, owner=owner, id=id)
 
-    @shielded
     async def talk(self, owner: str, id: str) -> Talk | None:  # noqa: A002
         key = {"owner": owner, "id": id}
         if not storable(key):
             return None
 
-        its, theirs = await self._database.read(lambda connection: turn_rows.look(connection, key, _MOST_TURNS))
+        its, theirs = await self._read(lambda connection: transactions.look(connection, key, _MOST_TURNS))
         if not its:
             return None
         (conversation,) = await read_rows(CONVERSATIONS, its)
         return Talk(conversation, await read_rows(TURNS, theirs), conversation)
 
-    @shielded
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Any]) -> Mapping[str, int]:
         statement = counted(self._database, owner, agents, metadata)
         return {row["agent"]: row["conversations"] for row in await self._rows(statement)}
@@ -190,40 +173,37 @@ class SqlStore(ShieldedOperations):
             if some < _EXPIRE_BATCH:
                 return removed
 
-    @shielded
     async def _expire(self, before: float) -> int:
-        busy = exists().where(
+        busy = sa.exists().where(
             turns.c.owner == conversations.c.owner, turns.c.conversation == conversations.c.id, active
         )
-        idle = select(conversations.c.owner, conversations.c.id).where(conversations.c.updated < before, ~busy)
+        idle = sa.select(conversations.c.owner, conversations.c.id).where(conversations.c.updated < before, ~busy)
         some = idle.limit(_EXPIRE_BATCH).with_for_update(skip_locked=True)
 
-        def remove(connection: Connection) -> int:
+        def remove(connection: sa.Connection) -> int:
             # skip those that are just getting a turn; with SQLite there are none, as writers exclude each other
             found_idle = connection.execute(some).all()
             for owner, id_ in found_idle:
-                connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
+                connection.execute(sa.delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
             return len(found_idle)
 
-        return await self._database.write(remove)
+        return await self._write(remove)
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    @shielded
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0, into: Talk | None = None) -> Turn:
-        row = await build_row(TURNS.row_of, owner, turn, of=turn)
+        row = await build_row(TURNS, owner, turn)
         then, talk = None, None
         if into is not None and into.conversation is not into.stored:
             then, now = into.stored, replace(into.conversation, id=turn.conversation, updated=turn.updated)
             now = now if then is None else _next(then, now)
-            talk = await build_row(CONVERSATIONS.row_of, owner, now, of=now)
+            talk = await build_row(CONVERSATIONS, owner, now)
 
-        def add(connection: Connection) -> int:
-            turn_rows.put_conversation(connection, self._adding[CONVERSATIONS], row, then, talk)
-            return turn_rows.add(connection, self._adding[TURNS], row, queued_at_most, self._bytes_each)
+        def add(connection: sa.Connection) -> int:
+            transactions.put_conversation(connection, self._adding[CONVERSATIONS], row, then, talk)
+            return transactions.add_turn(connection, self._adding[TURNS], row, queued_at_most, self._bytes_each)
 
-        number = await self._database.write(add)
-        return replace(turn, number=number)
+        return replace(turn, number=await self._write(add))
 
     async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002
         return await self._get(TURNS, owner=owner, id=id)
@@ -241,7 +221,9 @@ class SqlStore(ShieldedOperations):
         asked = {"owner": owner} if conversation is None else {"owner": owner, "conversation": conversation}
         if not storable(asked):
             return ()
-        statement = turns_of(conversation is not None, None if states is None else tuple(states), newest_first)
+        statement = transactions.turns_of(
+            conversation is not None, None if states is None else tuple(states), newest_first
+        )
         return await self._list(TURNS, statement, {**asked, "limit": bounded(limit), "offset": bounded(offset)})
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
@@ -251,16 +233,14 @@ class SqlStore(ShieldedOperations):
             ends[turn.conversation] = first, turn
         return ends
 
-    @shielded
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
         rows = await self._rows(first_queued(after, limit))
-        return tuple((row["owner"], TURNS.thing({k: v for k, v in row.items() if k != "owner"})) for row in rows)
+        return tuple((row["owner"], TURNS.thing(row)) for row in rows)
 
-    @shielded
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
-        row = await build_row(TURNS.row, changed, of=changed)
-        is_changed = await self._database.write(lambda connection: turn_rows.change(connection, owner, then, row))
+        row = await build_row(TURNS, owner, changed)
+        is_changed = await self._write(lambda connection: transactions.change_turn(connection, then, row))
         return changed if is_changed else None
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
@@ -268,119 +248,147 @@ class SqlStore(ShieldedOperations):
 
     # -- items --------------------------------------------------------------------------------------------------------
 
-    @shielded
     async def put_item(self, owner: str, item: Item) -> None:
-        row = {**ITEMS.row_of(owner, item), "space": "", "stamp": uuid.uuid4().hex}
+        row = {**ITEMS.row(owner, item), "space": "", "stamp": uuid.uuid4().hex}
         insert = self._database.insert(items).values(row)
-        key = ["owner", "namespace", "key"]
         changes = {name: insert.excluded[name] for name in ("value", "updated", "size", "fields", "space", "stamp")}
-        upsert = insert.on_conflict_do_update(index_elements=key, set_=changes)
+        upsert = insert.on_conflict_do_update(index_elements=["owner", "namespace", "key"], set_=changes)
 
-        def put(connection: Connection) -> None:
+        def put(connection: sa.Connection) -> None:
             connection.execute(upsert)
             connection.execute(vectors.forget(owner, row["namespace"], item.key))
-            self._require_room(connection, owner)
+            transactions.require_room(connection, owner, self._bytes_each)
 
-        await self._database.write(put)
+        await self._write(put)
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
         return await self._get(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
-        wanted = and_(exactly(items, owner=owner), in_namespace(prefix))
+        wanted = sa.and_(exactly(items, owner=owner), in_namespace(prefix))
         order = [items.c.updated.desc(), items.c.namespace, items.c.key]
         return await self._found(ITEMS, wanted, order, limit, offset)
 
-    @shielded
     async def due(self, space: str, limit: int) -> Sequence[Due]:
-        return await self._database.read(lambda connection: vectors.due(connection, space, limit))
+        return await self._read(lambda connection: vectors.due(connection, space, limit))
 
-    @shielded
     async def keep_vectors(self, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
-        return await self._database.write(lambda connection: vectors.keep(connection, due, space, made))
+        return await self._write(lambda connection: vectors.keep(connection, due, space, made))
 
-    @shielded
     async def nearest(
         self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
     ) -> Sequence[Near]:
-        return await vectors.nearest(self._database, owner, prefix, space, vector, limit)
+        return await self._completed(vectors.nearest(self._database, owner, prefix, space, vector, limit))
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
-    @shielded
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
-        rows = await self._rows(select(items.c.namespace).where(exactly(items, owner=owner)).distinct())
+        rows = await self._rows(sa.select(items.c.namespace).where(exactly(items, owner=owner)).distinct())
         return tuple(sorted(labels_of(row["namespace"]) for row in rows))
 
     # -- what is the same for all of them -----------------------------------------------------------------------------
 
-    @shielded
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
-        row = await build_row(kind.row_of, owner, thing, of=thing)
+        row = await build_row(kind, owner, thing)
 
-        def add(connection: Connection) -> bool:
+        def add(connection: sa.Connection) -> bool:
             added = connection.execute(self._adding[kind], row)
-            self._require_room(connection, owner)
+            transactions.require_room(connection, owner, self._bytes_each)
             return added.rowcount == 1
 
-        return await self._database.write(add)
+        return await self._write(add)
 
-    async def _query(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
-        wanted = and_(*matching(self._database, kind, owner, query))
-        return await self._found(kind, wanted, order_of(kind, query), query.limit, query.offset)
-
-    def _require_room(self, connection: Connection, owner: str) -> None:
-        """
-        Raises:
-            StoreFull: with what was just written, the owner exceeds their share.
-        """
-        turn_rows.require_room(int(connection.scalar(HELD, {"owner": owner}) or 0), self._bytes_each)
-
-    async def _rows(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> Sequence[RowMapping]:
-        return await self._database.read(lambda connection: connection.execute(statement, parameters).mappings().all())
-
-    @shielded
     async def _get(self, kind: Kind[T], **key: str) -> T | None:
         if not storable(key):
             return None
-        rows = await self._rows(row_by(kind, *key), key)
-        return (await read_rows(kind, rows))[0] if rows else None
+        found = await self._list(kind, transactions.row_by(kind, *key), key)
+        return found[0] if found else None
 
-    @shielded
     async def _list(
-        self, kind: Kind[T], statement: Select[Any], parameters: Mapping[str, Any] | None = None
+        self, kind: Kind[T], statement: sa.Select[Any], parameters: Mapping[str, Any] | None = None
     ) -> tuple[T, ...]:
-        rows = await self._rows(statement, parameters)
-        return await read_rows(kind, rows)
+        return await read_rows(kind, await self._rows(statement, parameters))
 
-    @shielded
+    async def _query(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
+        wanted = sa.and_(*matching(self._database, kind, owner, query))
+        return await self._found(kind, wanted, order_of(kind, query), query.limit, query.offset)
+
     async def _found(
         self,
         kind: Kind[T],
-        wanted: ColumnElement[bool],
-        order: Sequence[ColumnElement[Any]],
+        wanted: sa.ColumnElement[bool],
+        order: Sequence[sa.ColumnElement[Any]],
         limit: int,
         offset: int,
     ) -> Found[T]:
-        total, rows = await self._database.read(
-            lambda connection: found(connection, kind, wanted, order, limit, offset)
-        )
+        total, rows = await self._read(lambda connection: found(connection, kind, wanted, order, limit, offset))
         return Found(await read_rows(kind, rows), total)
 
-    @shielded
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
         changed = _next(then, now)
-        row = await build_row(kind.row, changed, of=changed)
-        is_changed = await self._database.write(lambda connection: replace_row(connection, kind, owner, then, row))
+        row = await build_row(kind, owner, changed)
+        is_changed = await self._write(lambda connection: transactions.replace_row(connection, kind, then, row))
         return changed if is_changed else None
 
-    @shielded
     async def _remove(self, kind: Kind[Any], **key: str) -> bool:
-        removing = delete(kind.table).where(exactly(kind.table, **key))
-        return await self._database.write(lambda connection: connection.execute(removing).rowcount == 1)
+        removing = sa.delete(kind.table).where(exactly(kind.table, **key))
+        return await self._write(lambda connection: connection.execute(removing).rowcount == 1)
+
+    async def _rows(
+        self, statement: sa.Select[Any], parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[sa.RowMapping]:
+        return await self._read(lambda connection: connection.execute(statement, parameters).mappings().all())
+
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        return await self._completed(self._database.read(work))
+
+    async def _write(self, work: Callable[[sa.Connection], T]) -> T:
+        return await self._completed(self._database.write(work))
+
+    async def _completed(self, operation: Coroutine[Any, Any, T]) -> T:
+        """What comes of this, which completes even if the caller is cancelled.
+
+        On cancellation the drivers stop between any two steps of a transaction and leave its connection to the garbage
+        collector. Until that runs, a SQLite file stays locked, and a PostgreSQL connection is lost to the pool.
+        """
+        task = asyncio.create_task(operation)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._under_way.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreUnavailable):
+            self.observe(kind_of(error))
 
 
 def _next(then: Versioned, now: Versioned) -> Versioned:
     """The new revision of ``then``."""
     return replace(now, id=then.id, revision=then.revision + 1)
+
+
+def database_at(url: str) -> Database:
+    """The database at ``url``, not yet opened.
+
+    Raises:
+        ValueError: the URL is invalid, or its driver is not installed. The text does not quote it: it may contain a
+            password.
+    """
+    scheme, _, rest = url.partition("://")
+    match scheme.lower():
+        case "sqlite" | "sqlite+aiosqlite":
+            path = rest.removeprefix("/")
+            if path == rest or path in ("", ":memory:") or path.startswith("file:") or {"?", "\0"} & set(path):
+                raise ValueError("A SQLite database is a file: sqlite:///relative/path or sqlite:////absolute/path.")
+            return SqliteDatabase(Path(path))
+        case "postgresql" | "postgres" | "postgresql+asyncpg":
+            try:  # not before it is wanted: its driver is an extra
+                from codegen_api.stores.sql.postgres import PostgresDatabase  # noqa: PLC0415
+            except ModuleNotFoundError as error:
+                raise ValueError(
+                    "For PostgreSQL install the extra: pip install 'codegen-gateway[postgres]'."
+                ) from error
+            return PostgresDatabase(f"postgresql://{rest}")
+    raise ValueError("The URL of a database begins with sqlite:/// or postgresql://.")

@@ -1,15 +1,23 @@
-"""The protocol for a database, behind which all differences between the two kinds are."""
+"""The protocol for a database, behind which all differences between the two kinds are, and what its failures become."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+import errno
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Table
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
-from codegen_api.stores.sql.sqlite import SqliteDatabase
+from codegen_api.errors import StoreUnavailable
+from codegen_api.telemetry import warn_once_a_minute
 
 T = TypeVar("T")
+
+Insert: TypeAlias = postgresql.Insert | sqlite.Insert
+
+_FAULTS: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, OSError)
 
 
 class Database(Protocol):
@@ -19,11 +27,10 @@ class Database(Protocol):
     In these, and in ``open``, database errors come out as ``StoreUnavailable``.
     """
 
-    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert: ...
+    def insert(self, table: Table) -> Insert: ...
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
         """Call ``migrate`` in a transaction, while no other process does."""
-        ...
 
     async def aclose(self) -> None: ...
 
@@ -31,45 +38,43 @@ class Database(Protocol):
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """The result of ``work``, when it is committed and synced. If it raises, nothing is changed."""
-        ...
 
     async def probe(self, work: Callable[[Connection], object]) -> None:
         """As ``write``, but rolled back. Also fails if there is no room for more data."""
-        ...
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         """The position of ``part`` in ``text``, from 1; 0 if absent."""
-        ...
 
     def each(self, texts: Sequence[str]) -> FromClause:
         """A table of these in the column ``value``. However many there are, they are one parameter."""
-        ...
 
     def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
         """The cosine similarity of a vector column to this vector; None where the database cannot compute it."""
-        ...
 
 
-def database_at(url: str) -> Database:
-    """The database at ``url``, not yet opened.
+@contextmanager
+def faults(driver: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Raise them as ``StoreUnavailable``, without the drivers' texts, which may quote what was to be stored."""
+    try:
+        yield
+    except _FAULTS + driver as error:
+        first = _first(error)
+        # the system's messages quote nothing but a path or address
+        said = [first.strerror, first.filename] if isinstance(first, OSError) else []
+        reason = " ".join(["the database cannot be used:", kind_of(error), *(str(each) for each in said if each)])
+        warn_once_a_minute("%s", reason)
+        raise StoreUnavailable(reason=reason) from error
 
-    Raises:
-        ValueError: the URL is invalid, or its driver is not installed. The text does not quote it: it may contain a
-            password.
-    """
-    scheme, _, rest = url.partition("://")
-    match scheme.lower():
-        case "sqlite" | "sqlite+aiosqlite":
-            path = rest.removeprefix("/")
-            if path == rest or path in ("", ":memory:") or path.startswith("file:") or {"?", "\0"} & set(path):
-                raise ValueError("A SQLite database is a file: sqlite:///relative/path or sqlite:////absolute/path.")
-            return SqliteDatabase(Path(path))
-        case "postgresql" | "postgres" | "postgresql+asyncpg":
-            try:  # not before it is wanted: its driver is an extra
-                from codegen_api.stores.sql.postgres import PostgresDatabase  # noqa: PLC0415
-            except ModuleNotFoundError as error:
-                raise ValueError(
-                    "For PostgreSQL install the extra: pip install 'codegen-gateway[postgres]'."
-                ) from error
-            return PostgresDatabase(f"postgresql://{rest}")
-    raise ValueError("The URL of a database begins with sqlite:/// or postgresql://.")
+
+def kind_of(error: BaseException) -> str:
+    """What happened, without secrets: the type of the root cause and its symbolic code."""
+    error = _first(error)
+    names = [getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate")]
+    names.append(errno.errorcode.get(getattr(error, "errno", None) or 0))
+    return " ".join([type(error).__name__, *(str(name) for name in names if name)])
+
+
+def _first(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -19,18 +19,18 @@ _BYTES = 10  # for a million million facts the probability of a collision is bel
 
 def facts_of(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> str:
     """All facts of a row in one text. ``objects`` are named after their columns."""
-    said = {_fact(_digest(b"tag"), tag) for tag in tags}
-    for name, value in objects.items():
-        said.update(_facts(_digest(name.encode()), value, all_of_them=True))
-    return "".join(sorted(said))
+    return "".join(_all_facts(tags, objects, all_of_them=True))
 
 
 def wanted(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> list[str]:
     """The facts that must all be in that text for a row to match."""
+    return _all_facts(tags, {name: value for name, value in objects.items() if value}, all_of_them=False)
+
+
+def _all_facts(tags: Iterable[str], objects: Mapping[str, Mapping[str, Json]], *, all_of_them: bool) -> list[str]:
     said = {_fact(_digest(b"tag"), tag) for tag in tags}
     for name, value in objects.items():
-        if value:  # empty: no condition
-            said.update(_facts(_digest(name.encode()), value, all_of_them=False))
+        said.update(_facts(_digest(name.encode()), value, all_of_them=all_of_them))
     return sorted(said)
 
 

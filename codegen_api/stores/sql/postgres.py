@@ -4,27 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import (
-    ARRAY,
-    REAL,
-    ColumnElement,
-    Connection,
-    Double,
-    FromClause,
-    Text,
-    cast,
-    func,
-    literal,
-    literal_column,
-    select,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import UserDefinedType
 
 from codegen_api.stores.sql import libpq
-from codegen_api.stores.sql.sql_errors import faults
+from codegen_api.stores.sql.database import faults
 
 T = TypeVar("T")
 
@@ -65,43 +52,44 @@ class PostgresDatabase:
 
         return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pool)
 
-    async def open(self, migrate: Callable[[Connection], None]) -> None:
+    async def open(self, migrate: Callable[[sa.Connection], None]) -> None:
         patient = self._connected_by(WAIT_TO_OPEN, poolclass=NullPool)
         with faults(_DRIVER):
             async with patient.begin() as connection:
-                await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 await connection.run_sync(migrate)
-                self._compares = bool(await connection.scalar(select(func.to_regtype("vector").is_not(None))))
+                self._compares = bool(await connection.scalar(sa.select(sa.func.to_regtype("vector").is_not(None))))
 
     async def aclose(self) -> None:
         await self._engine.dispose()
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """As the protocol; each statement sees what was committed before it."""
         with faults(_DRIVER):
             async with self._engine.connect() as connection:
                 return await connection.run_sync(work)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
         with faults(_DRIVER):
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work)
 
-    async def probe(self, work: Callable[[Connection], object]) -> None:
+    async def probe(self, work: Callable[[sa.Connection], object]) -> None:
         await self.read(work)  # which commits nothing
 
-    def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
-        return func.strpos(text, part)
+    def find(self, part: sa.ColumnElement[str] | str, text: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
+        return sa.func.strpos(text, part)
 
-    def each(self, texts: Sequence[str]) -> FromClause:
-        return select(func.unnest(literal(list(texts), ARRAY(Text))).label("value")).subquery()
+    def each(self, texts: Sequence[str]) -> sa.FromClause:
+        return sa.select(sa.func.unnest(sa.literal(list(texts), sa.ARRAY(sa.Text))).label("value")).subquery()
 
-    def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
+    def cosine(self, column: sa.ColumnElement[Any], vector: Sequence[float]) -> sa.ColumnElement[float] | None:
         """As the protocol; None without the extension pgvector."""
         if not self._compares:
             return None
-        distance = cast(column, _Vector).op("<=>", return_type=Double)(cast(literal(vector, ARRAY(REAL)), _Vector))
-        return literal_column("1.0", Double) - distance
+        other = sa.cast(sa.literal(vector, sa.ARRAY(sa.REAL)), _Vector)
+        distance = sa.cast(column, _Vector).op("<=>", return_type=sa.Double)(other)
+        return sa.literal_column("1.0", sa.Double) - distance
 
 
 class _Vector(UserDefinedType[Any]):

@@ -22,7 +22,7 @@ from sqlalchemy import URL, ColumnElement, Connection, FromClause, NullPool, cre
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from codegen_api.stores.sql.sql_errors import faults
+from codegen_api.stores.sql.database import faults
 from codegen_api.stores.sql.sqlite_threads import ConnectedThreads, GroupWriter
 
 if sys.platform != "win32":
@@ -41,7 +41,6 @@ WAIT_TO_READ = 30.0
 
 WAIT_TO_OPEN = 300.0
 """Seconds to wait for another process that migrates."""
-
 
 ROOM = 256 * 1024
 """Free bytes without which the disk counts as full."""
@@ -67,18 +66,18 @@ class SqliteDatabase:
         self._writer = ConnectedThreads(writes, 1, check=self._require_same_file)
         # Among processes SQLite settles by polling who writes; within one this is better.
         self._group = GroupWriter(self._writer, wait=WAIT)
-        self._opened: tuple[int, int] | None = None
+        self._opened: os.stat_result | None = None
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
         with faults():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             async with _file_lock(self._path.with_name(self._path.name + ".lock")):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-                self._opened = _identity(self._path)
-                await self._writer.run(_enable_wal, self._path)
+                self._opened = self._path.stat()
                 await self._writer.run(self._migrate, migrate)
 
     def _migrate(self, migrate: Callable[[Connection], None]) -> None:
+        _enable_wal(self._path)
         with self._engine.execution_options(writes=True, migrates=True).begin() as connection:
             migrate(connection)
 
@@ -114,7 +113,7 @@ class SqliteDatabase:
         Raises:
             FileNotFoundError: the file was deleted or replaced.
         """
-        if self._opened is not None and _identity(self._path) != self._opened:
+        if self._opened is not None and not os.path.samestat(self._path.stat(), self._opened):
             said = "the database was replaced while it was open: start anew"
             raise FileNotFoundError(errno.ENOENT, said, str(self._path))
 
@@ -140,11 +139,6 @@ def _require_free_space(directory: Path) -> None:
     with tempfile.TemporaryFile(dir=directory) as file:
         file.write(bytes(ROOM))
         file.flush()
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def _set_up(connection: DBAPIConnection, _: Any) -> None:

@@ -10,24 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import (
-    REAL,
-    BigInteger,
-    Boolean,
-    Column,
-    Dialect,
-    Double,
-    ForeignKeyConstraint,
-    Index,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    literal_column,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
@@ -39,193 +22,136 @@ from codegen_api.worker_thread import in_thread, is_large
 
 T = TypeVar("T")
 
-TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
-TABLES = MetaData()
-
-
-def _key(name: str) -> Column[Any]:
-    return Column(name, TEXT, primary_key=True, nullable=False)
+TABLES = sa.MetaData()
 
 
-def _text(name: str) -> Column[Any]:
-    return Column(name, TEXT, nullable=False)
+def _keys(*names: str) -> list[sa.Column[Any]]:
+    return [sa.Column(name, TEXT, primary_key=True, nullable=False) for name in names]
 
 
-def _maybe(name: str) -> Column[Any]:
-    return Column(name, TEXT)
+def _columns(type_: Any, *names: str, nullable: bool = False) -> list[sa.Column[Any]]:
+    return [sa.Column(name, type_, nullable=nullable) for name in names]
 
 
-def _time(name: str) -> Column[Any]:
-    return Column(name, Double, nullable=False)
-
-
-def _number(name: str) -> Column[Any]:
-    return Column(name, BigInteger, nullable=False)
-
-
-def _flag(name: str) -> Column[Any]:
-    return Column(name, Boolean, nullable=False)
-
-
-def _size() -> Column[Any]:
+def _size() -> sa.Column[Any]:
     """The bytes charged for a row, see ``size_of``."""
-    return Column("size", BigInteger, nullable=False, server_default="0")
+    return sa.Column("size", sa.BigInteger, nullable=False, server_default="0")
 
 
-class VectorType(TypeDecorator[Sequence[float]]):
+class VectorType(sa.TypeDecorator[Sequence[float]]):
     """A vector of single-precision numbers: an array where the database has them, else bytes."""
 
-    impl = LargeBinary
+    impl = sa.LargeBinary
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(postgresql.ARRAY(REAL) if dialect.name == "postgresql" else LargeBinary())
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(postgresql.ARRAY(sa.REAL) if dialect.name == "postgresql" else sa.LargeBinary())
 
-    def process_bind_param(self, value: Sequence[float] | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Sequence[float] | None, dialect: sa.Dialect) -> Any:
         return value if value is None or dialect.name == "postgresql" else array("f", value).tobytes()
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Sequence[float] | None:
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Sequence[float] | None:
         return array("f", value)
 
 
 # Long texts come last: SQLite reads a row only as far as it has to. Sizes are read from their indexes.
 
-agents = Table(
+agents = sa.Table(
     "agents",
     TABLES,
-    _key("owner"),
-    _key("id"),
-    _number("revision"),
-    _time("created"),
-    _time("updated"),
-    _number("version"),
-    _flag("archived"),
-    _text("name"),
-    _text("folded"),
-    _maybe("model"),
-    _text("facts"),
-    _text("tags"),
-    _text("metadata"),
-    _text("configuration"),
-    _maybe("description"),
-    _maybe("system_prompt"),
+    *_keys("owner", "id"),
+    *_columns(sa.BigInteger, "revision"),
+    *_columns(sa.Double, "created", "updated"),
+    *_columns(sa.BigInteger, "version"),
+    *_columns(sa.Boolean, "archived"),
+    *_columns(TEXT, "name", "folded"),
+    *_columns(TEXT, "model", nullable=True),
+    *_columns(TEXT, "facts", "tags", "metadata", "configuration"),
+    *_columns(TEXT, "description", "system_prompt", nullable=True),
     _size(),
-    Index("agents_by_size", "owner", "size"),
+    sa.Index("agents_by_size", "owner", "size"),
 )
 
-conversations = Table(
+conversations = sa.Table(
     "conversations",
     TABLES,
-    _key("owner"),
-    _key("id"),
-    _number("revision"),
-    _time("created"),
-    _time("updated"),
-    _maybe("agent"),
-    _maybe("parent"),
-    _maybe("title"),
-    _text("folded"),
-    _text("facts"),
-    _text("tags"),
-    _text("metadata"),
+    *_keys("owner", "id"),
+    *_columns(sa.BigInteger, "revision"),
+    *_columns(sa.Double, "created", "updated"),
+    *_columns(TEXT, "agent", "parent", "title", nullable=True),
+    *_columns(TEXT, "folded", "facts", "tags", "metadata"),
     _size(),
-    Index("conversations_by_age", "updated"),
-    Index("conversations_by_size", "owner", "size"),
+    sa.Index("conversations_by_age", "updated"),
+    sa.Index("conversations_by_size", "owner", "size"),
 )
 
-turns = Table(
+turns = sa.Table(
     "turns",
     TABLES,
-    _key("owner"),
-    _key("id"),
-    _number("revision"),
-    _time("created"),
-    _time("updated"),
-    _text("conversation"),
-    _number("number"),
-    _text("state"),
-    _maybe("agent"),
-    _maybe("parent"),
-    _text("mark"),
-    _flag("resumes"),
-    _text("organization"),
-    _maybe("run_organization"),
-    _maybe("run_id"),
-    _number("begin"),
-    Column("end", BigInteger),
-    _maybe("error"),
-    _text("options"),
-    _text("prompt"),
-    _text("messages"),
-    _maybe("answer"),
+    *_keys("owner", "id"),
+    *_columns(sa.BigInteger, "revision"),
+    *_columns(sa.Double, "created", "updated"),
+    *_columns(TEXT, "conversation"),
+    *_columns(sa.BigInteger, "number"),
+    *_columns(TEXT, "state"),
+    *_columns(TEXT, "agent", "parent", nullable=True),
+    *_columns(TEXT, "mark"),
+    *_columns(sa.Boolean, "resumes"),
+    *_columns(TEXT, "organization"),
+    *_columns(TEXT, "run_organization", "run_id", nullable=True),
+    *_columns(sa.BigInteger, "begin"),
+    *_columns(sa.BigInteger, "end", nullable=True),
+    *_columns(TEXT, "error", nullable=True),
+    *_columns(TEXT, "options", "prompt", "messages"),
+    *_columns(TEXT, "answer", nullable=True),
     _size(),
-    _maybe("ask"),
-    ForeignKeyConstraint(
+    *_columns(TEXT, "ask", nullable=True),
+    sa.ForeignKeyConstraint(
         ["owner", "conversation"],
         ["conversations.owner", "conversations.id"],
         name="turns_of_a_conversation",
         ondelete="CASCADE",
     ),
-    UniqueConstraint("owner", "conversation", "number", name="turns_in_order"),
-    Index("turns_by_age", "owner", "created"),
-    Index("turns_by_size", "owner", "size"),
+    sa.UniqueConstraint("owner", "conversation", "number", name="turns_in_order"),
+    sa.Index("turns_by_age", "owner", "created"),
+    sa.Index("turns_by_size", "owner", "size"),
 )
 
-# Literals, not parameters: only then do databases use the partial index below.
-active = turns.c.state.in_([literal_column(f"'{state}'") for state in TurnState if state.active])
-
-Index(
-    "one_active_turn",
-    turns.c.owner,
-    turns.c.conversation,
-    unique=True,
-    sqlite_where=active,
-    postgresql_where=active,
-)
-
-queued = turns.c.state == literal_column(f"'{TurnState.QUEUED}'")
-
-Index(
-    "turns_that_wait",
-    turns.c.owner,
-    turns.c.conversation,
-    turns.c.number,
-    sqlite_where=queued,
-    postgresql_where=queued,
-)
-
+# Literals, not parameters: only then do databases use the partial indexes below.
+active = turns.c.state.in_([sa.literal_column(f"'{state}'") for state in TurnState if state.active])
+queued = turns.c.state == sa.literal_column(f"'{TurnState.QUEUED}'")
 # Withdrawn turns do not count as the latest of a conversation.
-withdrawn = turns.c.state == literal_column(f"'{TurnState.WITHDRAWN}'")
+withdrawn = turns.c.state == sa.literal_column(f"'{TurnState.WITHDRAWN}'")
 
-items = Table(
+_its = (turns.c.owner, turns.c.conversation)
+sa.Index("one_active_turn", *_its, unique=True, sqlite_where=active, postgresql_where=active)
+sa.Index("turns_that_wait", *_its, turns.c.number, sqlite_where=queued, postgresql_where=queued)
+
+items = sa.Table(
     "items",
     TABLES,
-    _key("owner"),
-    _key("namespace"),
-    _key("key"),
-    _time("created"),
-    _time("updated"),
-    _text("value"),
+    *_keys("owner", "namespace", "key"),
+    *_columns(sa.Double, "created", "updated"),
+    *_columns(TEXT, "value"),
     _size(),
-    _maybe("fields"),
-    Column("space", TEXT, nullable=False, server_default=text("''")),  # of its vectors; empty while they are due
-    Column("stamp", TEXT, nullable=False, server_default=text("''")),  # changes with every put
-    Index("items_by_size", "owner", "size"),
-    Index("items_by_space", "space", "updated"),
+    *_columns(TEXT, "fields", nullable=True),
+    # ``space`` is that of its vectors, empty while they are due; ``stamp`` changes with every put
+    *(sa.Column(name, TEXT, nullable=False, server_default=sa.text("''")) for name in ("space", "stamp")),
+    sa.Index("items_by_size", "owner", "size"),
+    sa.Index("items_by_space", "space", "updated"),
 )
 
-vectors = Table(
+vectors = sa.Table(
     "vectors",
     TABLES,
-    _key("owner"),
-    _key("namespace"),
-    _key("key"),
-    Column("number", BigInteger, primary_key=True, nullable=False, autoincrement=False),
-    _text("space"),
-    _time("made_of"),  # the item's ``updated`` when they were made
-    Column("vector", VectorType, nullable=False),
-    ForeignKeyConstraint(
+    *_keys("owner", "namespace", "key"),
+    sa.Column("number", sa.BigInteger, primary_key=True, nullable=False, autoincrement=False),
+    *_columns(TEXT, "space"),
+    *_columns(sa.Double, "made_of"),  # the item's ``updated`` when they were made
+    *_columns(VectorType, "vector"),
+    sa.ForeignKeyConstraint(
         ["owner", "namespace", "key"],
         ["items.owner", "items.namespace", "items.key"],
         name="vectors_of_an_item",
@@ -252,26 +178,18 @@ def size_of(row: Mapping[str, Any]) -> int:
 class Kind(Generic[T]):
     """What a table stores. ``columns`` makes a row without owner and size; ``thing`` reads the columns in ``shown``."""
 
-    table: Table
+    table: sa.Table
     columns: Callable[[T], dict[str, Any]]
     thing: Callable[[Mapping[Any, Any]], T]
 
-    def row(self, thing: T) -> dict[str, Any]:
-        """All columns but the owner.
-
-        Raises:
-            ValueError: something cannot be stored.
-        """
-        row = self.columns(thing)
-        return {**row, "size": size_of(row)}
-
-    def row_of(self, owner: str, thing: T) -> dict[str, Any]:
+    def row(self, owner: str, thing: T) -> dict[str, Any]:
         """All columns.
 
         Raises:
             ValueError: something cannot be stored.
         """
-        row = {"owner": owner, **self.row(thing)}
+        row = self.columns(thing)
+        row |= {"owner": owner, "size": size_of(row)}
         for column in self.table.primary_key:
             longest = LONGEST * 2 if column.name == "namespace" else LONGEST
             if not storable(row[column.name]) or len(row[column.name].encode()) > longest:
@@ -279,7 +197,7 @@ class Kind(Generic[T]):
         return row
 
     @property
-    def shown(self) -> list[Column[Any]]:
+    def shown(self) -> list[sa.Column[Any]]:
         return [column for column in self.table.columns if column.name not in _HIDDEN]
 
 
@@ -336,8 +254,9 @@ def labels_of(path: str) -> tuple[str, ...]:
 _ENCODED = {"tags", "metadata", "configuration", "messages", "options", "value", "fields", "ask"}
 _TUPLES = {"tags", "messages", "fields"}
 
-
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Agent, Conversation, Turn, Item)}
+_FIELDS: dict[type, tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(kind)) for kind in (Agent, Conversation, Turn, Item)
+}
 
 
 def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
@@ -358,17 +277,17 @@ def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
 
 def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Fields from database values. The standard parser keeps integers beyond 64 bits exact."""
-    values = dict(row)
+    values = {name: value for name, value in row.items() if name not in _HIDDEN}
     for name in _ENCODED & values.keys():
         value: Json = None if values[name] is None else json.loads(values[name])
         values[name] = tuple(value) if name in _TUPLES and isinstance(value, list) else value
     return values
 
 
-async def build_row(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
-    """Make the row of a thing, in the thread if large."""
-    large = is_large([getattr(of, name) for name in _FIELDS[type(of)]])
-    return await in_thread(make, *args) if large else make(*args)
+async def build_row(kind: Kind[T], owner: str, thing: T) -> dict[str, Any]:
+    """The row of a thing, made in the thread if large."""
+    large = is_large([getattr(thing, name) for name in _FIELDS[type(thing)]])
+    return await in_thread(kind.row, owner, thing) if large else kind.row(owner, thing)
 
 
 async def read_rows(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:

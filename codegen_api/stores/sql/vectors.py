@@ -36,15 +36,12 @@ def due(connection: Connection, space: str, limit: int) -> list[Due]:
     others = or_(items.c.space < space, items.c.space > space)
     columns = [items.c.owner, items.c.stamp, *ITEMS.shown]
     statement = select(*columns).where(others).order_by(items.c.space, items.c.updated)
-    found = []
-    for row in connection.execute(cut(statement, limit, 0)).mappings():
-        shown = {column.name: row[column.name] for column in ITEMS.shown}
-        found.append(Due(row["owner"], ITEMS.thing(shown), row["stamp"]))
-    return found
+    rows = connection.execute(cut(statement, limit, 0)).mappings()
+    return [Due(row["owner"], ITEMS.thing(row), row["stamp"]) for row in rows]
 
 
 def keep(connection: Connection, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
-    owner, item, row = due.owner, due.item, ITEMS.row_of(due.owner, due.item)
+    owner, item, row = due.owner, due.item, ITEMS.row(due.owner, due.item)
     its = exactly(items, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
     size = row["size"] + sum(VECTOR_BYTES + 4 * len(vector) for vector in made)
     # the previous version puts items without a new stamp
