@@ -123,19 +123,20 @@ class NewLog:
     """The log was replaced by another one."""
 
 
-News: TypeAlias = LogPage | Changed | Looked | LookWanted | RunResumed | RunCancelled | RunTouched | NewLog
+Told: TypeAlias = Looked | LookWanted | RunResumed | RunCancelled | RunTouched
+News: TypeAlias = LogPage | Changed | NewLog | Told
 
 
-class Lead(Protocol):
-    """Being the one follower of a run, as long as it lasts."""
+class Lead:
+    """Being the one follower of a run, as long as it lasts: for good, where there are no other instances."""
+
+    anew = False
+    """Whether the others may lack what this instance knows of the end of the log: it has to be read again."""
 
     @property
     def held(self) -> bool:
         """Whether it still is so."""
-
-    @property
-    def anew(self) -> bool:
-        """Whether the others may lack what this instance knows of the end of the log: it has to be read again."""
+        return True
 
     async def regained(self) -> None:
         """Until it is so again."""
@@ -155,7 +156,7 @@ class Broker(Protocol):
         wants to be; of a ``RunResumed``, ``RunCancelled`` and ``RunTouched`` always.
         """
 
-    async def tell(self, ref: RunRef, news: Looked | LookWanted | RunResumed | RunCancelled | RunTouched) -> None:
+    async def tell(self, ref: RunRef, news: Told) -> None:
         """Tell the other instances, if there are any. What the leader tells when it does not lead any more is lost."""
 
     async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:

@@ -34,6 +34,7 @@ class Mirror:
         self.heard: list[News] = []
         self.memory = MemoryBroker()
         self.intake = Intake(link, self.memory, REF, self.heard.append)
+        self.intake.following = True
 
     async def begin(self) -> None:
         await self.memory.publish(page(0, 3))

@@ -13,7 +13,7 @@ import pytest
 from codegen_api import redis_link
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.brokers.redis import RedisBroker
-from codegen_api.brokers.redis.keys import orders
+from codegen_api.brokers.redis.scripts import orders
 from codegen_api.errors import UpstreamError
 from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
@@ -364,7 +364,10 @@ async def test_entries_of_any_size_come_through(redis: RedisServer) -> None:
         await crowd.end(hosted)
 
 
-@pytest.mark.parametrize("garbage", ["", "items", "items a 1-0", "looked  0-0 0-0\n[", "wanted\n{}", "\x00"])
+@pytest.mark.parametrize(
+    "garbage",
+    ["", "items", "items a 1-0", "looked  0-0 0-0\n[", "wanted\n{}", "\x00", '["them", "9", "1", "unheard of"]'],
+)
 async def test_what_nobody_understands_is_passed_over(redis: RedisServer, garbage: str) -> None:
     host = FakeHost()
     hosted = host.add()

@@ -6,36 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from codegen_api.brokers import (
-    PAGE,
-    Batch,
-    Lead,
-    Looked,
-    LookWanted,
-    News,
-    ReadPage,
-    RunCancelled,
-    RunResumed,
-    RunTouched,
-    Tail,
-)
-from codegen_api.brokers.memory.log import Log
+from codegen_api.brokers import PAGE, Batch, Forgotten, Lead, News, ReadPage, Tail, Told
+from codegen_api.brokers.memory.log import Log, NotHeld
 from codegen_api.brokers.memory.pages import HeldPage, Shelf
-from codegen_api.brokers.memory.subscription import Subscription
 from codegen_api.positions import Missed
 from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef
 from codegen_api.singleflight import Singleflight
 from codegen_api.taps import Tap
-
-
-class _SoleLead:
-    """The lead where there are no other instances: it is never lost."""
-
-    held = True
-    anew = False
-
-    async def regained(self) -> None:
-        return None
 
 
 class MemoryBroker:
@@ -57,7 +34,7 @@ class MemoryBroker:
     def listen(self, listener: Callable[[RunRef, News], None]) -> None:
         pass  # there are no other instances
 
-    async def tell(self, ref: RunRef, news: Looked | LookWanted | RunResumed | RunCancelled | RunTouched) -> None:
+    async def tell(self, ref: RunRef, news: Told) -> None:
         pass
 
     async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
@@ -109,7 +86,7 @@ class MemoryBroker:
         self.use(ref)
         try:
             async with lock:
-                yield _SoleLead()
+                yield Lead()
         finally:
             self.leave(ref)
 
@@ -183,3 +160,91 @@ class MemoryBroker:
             self._drop(ref)
         while self._shelf.room < 0 and (page := self._shelf.next_to_go()) is not None:
             page.log.trim(page, -self._shelf.room)
+
+
+class Subscription(Tap[Batch]):
+    """What is behind a position. Only a page that is not held any more needs a task, while it is read again."""
+
+    __slots__ = ("_after", "_broker", "_described", "_log", "_read", "_reading", "_ref", "_revision", "_spare")
+
+    def __init__(self, broker: MemoryBroker, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage) -> None:
+        super().__init__()
+        self._broker = broker
+        self._ref = ref
+        self._after = after
+        self._revision = revision
+        self._read = read
+        self._described: Changed | None = None
+        self._spare: HeldPage | None = None
+        self._log: Log | None = None
+        self._reading: asyncio.Task[HeldPage | None] | None = None
+
+    def take(self) -> Batch | None:
+        log = self._log
+        if self.over:
+            return None
+        if log is None:
+            log = self._log = self._broker.use(self._ref)
+            log.listen(self)
+        if self._reading is not None:
+            if not self._reading.done():
+                return None
+            reading, self._reading = self._reading, None
+            self._spare = reading.result()
+        try:
+            batch = log.batch(self._after, self._revision, self._described, self._spare)
+        except Forgotten:
+            self._leave()
+            raise
+        except NotHeld as lacking:
+            self._reading = asyncio.ensure_future(self._broker.read_again(log, lacking.position, self._read))
+            self._reading.add_done_callback(lambda _: self.ring())
+            return None
+        if batch is None:
+            return None
+        self._after, self._revision, self._described = batch.cursor, batch.revision, batch.changed or self._described
+        if self._spare is None:
+            log.keep(batch)
+        elif self._after >= self._spare.last:
+            self._spare = None  # a slow viewer must not hold on to it
+        return batch
+
+    def news(self, known: dict[tuple[Cursor, int | None], Batch | None], now: float) -> None:
+        """There is news of the log, at ``now``. ``known``: which batches come behind which positions in it."""
+        sink, log = self.sink, self._log
+        if log is None or self._reading is not None or self._spare is not None or self._described is not log.changed:
+            sink.ring()
+            return
+        while True:
+            position = (self._after, self._revision)
+            if position not in known:
+                try:
+                    known[position] = log.batch(self._after, self._revision, self._described, None)
+                except (Forgotten, NotHeld):
+                    sink.ring()
+                    return
+            batch = known[position]
+            if batch is None:
+                if not sink.rests:
+                    sink.ring()
+                return
+            if batch.changed is not None or not sink.offer(batch, now):
+                sink.ring()
+                return
+            self._after, self._revision = batch.cursor, batch.revision
+
+    def _leave(self) -> None:
+        self.over = True
+        if self._log is not None:
+            self._log.unlisten(self)
+            self._log = self._spare = None
+            self._broker.leave(self._ref)
+
+    async def aclose(self) -> None:
+        self._leave()
+        if self._reading is not None:
+            reading, self._reading = self._reading, None
+            reading.cancel()
+            await asyncio.wait({reading})
+            if not reading.cancelled():
+                reading.exception()

@@ -1,7 +1,7 @@
 """The log of one run: the pages that are held of it, and what is remembered of the others."""
 
 import asyncio
-from itertools import chain
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -12,7 +12,7 @@ from codegen_api.positions import AMENDABLE, COMPARED, SETTLING, Copy, Missed, P
 from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, to_json
 
 if TYPE_CHECKING:
-    from codegen_api.brokers.memory.subscription import Subscription
+    from codegen_api.brokers.memory import Subscription
 
 SHARED_BATCHES = 2
 """How many batches of a log are kept although nobody holds them, for viewers who come to the same position; each may
@@ -301,13 +301,8 @@ class Log:
 
     def _amended_since(self, revision: int) -> list[tuple[int, Sighting]]:
         """Amendments newer than ``revision``, oldest first."""
-        newer = []
-        for amendment in reversed(self._amended.values()):
-            if amendment[0] <= revision:
-                break
-            newer.append(amendment)
-        newer.reverse()
-        return newer
+        newer = takewhile(lambda amendment: amendment[0] > revision, reversed(self._amended.values()))
+        return [*newer][::-1]
 
     def _let_go_batches(self, *, behind: Cursor) -> None:
         """Those that reach so far are of no use any more."""

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from cachetools import LRUCache
+
 from codegen_api.brokers import (
     PAGE,
     Batch,
@@ -23,16 +25,15 @@ from codegen_api.brokers import (
     RunResumed,
     RunTouched,
     Superseded,
-    Tail,
+    Told,
 )
 from codegen_api.brokers.redis import encoding
 from codegen_api.brokers.redis.hearing import Hearing
-from codegen_api.brokers.redis.keys import RunKeys, orders
 from codegen_api.brokers.redis.relay import Relay
-from codegen_api.brokers.redis.scripts import FIND_PAGE, KEEP_PAGE, ORDER, PUBLISH
-from codegen_api.positions import SETTLING, Missed
+from codegen_api.brokers.redis.scripts import FIND_PAGE, KEEP_PAGE, ORDER, PUBLISH, RunKeys, orders
+from codegen_api.positions import SETTLING
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews
-from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef, from_json, to_json
+from codegen_api.runs import Changed, Cursor, Json, LogEntry, LogPage, RunRef, from_json, to_json
 from codegen_api.taps import Tap
 from codegen_api.telemetry import Observer
 
@@ -75,10 +76,11 @@ class RedisBroker:
         self._observer = observer or Observer()
         self._link = link
         self._memory = memory
+        self.doubt, self.tail, self.missed = memory.doubt, memory.tail, memory.missed
         self._keep = keep
         self._orders = orders(link.prefix)
         self._origin = secrets.token_hex(8)
-        self._known_orders: set[bytes] = set()
+        self._known_orders: LRUCache[bytes, bool] = LRUCache(1000)
         self._listener: Callable[[RunRef, News], None] = lambda ref, news: None
         self._relays: dict[RunRef, Relay] = {}
         self._channels: dict[str, Relay] = {}
@@ -88,23 +90,13 @@ class RedisBroker:
     def listen(self, listener: Callable[[RunRef, News], None]) -> None:
         self._listener = listener
 
-    async def tell(self, ref: RunRef, news: Looked | LookWanted | RunResumed | RunCancelled | RunTouched) -> None:
+    async def tell(self, ref: RunRef, news: Told) -> None:
         relay = self._relays.get(ref)
         with suppress(RedisAway):
-            match news:
-                case Looked():
-                    if relay is not None:
-                        await relay.tell(news)
-                case LookWanted():
-                    if relay is not None and self._link.usable:
-                        await self._link.run_script(PUBLISH, [relay.keys.lease], [relay.keys.news, relay.wanted(news)])
-                case RunTouched():
-                    touched = to_json([self._origin, ref.organization, ref.id, "touched"])
-                    await self._link.run_script(
-                        PUBLISH, [RunKeys(self._link.prefix, ref).lease], [self._orders, touched]
-                    )
-                case _:
-                    await self._order(ref, news)
+            if not isinstance(news, Looked | LookWanted):
+                await self._order(ref, news)
+            elif relay is not None:
+                await (relay.tell(news) if isinstance(news, Looked) else relay.want(news))
 
     async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
         relay = self._relays.get(news.run.ref)
@@ -113,15 +105,6 @@ class RedisBroker:
                 asked = news.seen
             await relay.publish(news, asyncio.get_running_loop().time() if asked is None else asked)
         await self._memory.publish(news)
-
-    async def doubt(self, ref: RunRef) -> None:
-        await self._memory.doubt(ref)
-
-    async def tail(self, ref: RunRef) -> Tail | None:
-        return await self._memory.tail(ref)
-
-    async def missed(self, ref: RunRef, after: Cursor) -> Missed:
-        return await self._memory.missed(ref, after)
 
     def entries(
         self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
@@ -197,15 +180,19 @@ class RedisBroker:
 
     # -- what other instances say -------------------------------------------------------------------------------------
 
-    async def _order(self, ref: RunRef, news: RunResumed | RunCancelled) -> None:
-        keys, at = RunKeys(self._link.prefix, ref), self._link.redis_time(news.at)
-        said: list[Any] = [self._origin, ref.organization, ref.id]
-        key = keys.cancelled
-        if isinstance(news, RunResumed):
-            key = keys.resumed
-            said += ["resumed", at, encoding.written_run(news.run), news.length]
-        else:
-            said += ["cancelled", at]
+    async def _order(self, ref: RunRef, news: RunResumed | RunCancelled | RunTouched) -> None:
+        keys = RunKeys(self._link.prefix, ref)
+        said: list[Json] = [self._origin, ref.organization, ref.id]
+        match news:
+            case RunTouched():
+                touched = to_json([*said, "touched"])
+                await self._link.run_script(PUBLISH, [keys.lease], [self._orders, touched])
+                return
+            case RunResumed():
+                run = encoding.written_run(news.run)
+                key, said = keys.resumed, [*said, "resumed", self._link.redis_time(news.at), run, news.length]
+            case RunCancelled():
+                key, said = keys.cancelled, [*said, "cancelled", self._link.redis_time(news.at)]
         await self._link.run_script(ORDER, [key], [to_json(said), round(ORDERS_KEPT * 1000), self._orders])
 
     def _take_order(self, text: bytes) -> None:
@@ -214,22 +201,19 @@ class RedisBroker:
         if origin == self._origin or (kind != "touched" and text in self._known_orders):
             return
         ref = RunRef(organization, id_)
-        news: News | None = None
-        match kind:
-            case "touched":
+        news: News
+        match kind, more:
+            case "touched", _:
                 news = RunTouched()
-            case "cancelled":
-                news = RunCancelled(self._link.loop_time(more[0]))
-            case "resumed":
-                at, run, length = more
-                news = RunResumed(
-                    self._link.loop_time(at), None if run is None else encoding.read_run(run, ref), length
-                )
-        if news is not None:
-            if len(self._known_orders) > 1000:
-                self._known_orders.clear()
-            self._known_orders.add(text)
-            self._listener(ref, news)
+            case "cancelled", [at]:
+                news = RunCancelled(self._link.loop_time(at))
+            case "resumed", [at, run, length]:
+                resumed = None if run is None else encoding.read_run(run, ref)
+                news = RunResumed(self._link.loop_time(at), resumed, length)
+            case _:
+                return
+        self._known_orders[text] = True
+        self._listener(ref, news)
 
     async def _heard(self, channel: str, data: bytes) -> None:
         if channel == self._orders:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from codegen_api.brokers import Looked
-from codegen_api.runs import Changed, Cursor, LogEntry, Run, RunRef, RunStatus, WaitReason, from_json, to_json
+from codegen_api.runs import Changed, Cursor, Json, LogEntry, Run, RunRef, RunStatus, WaitReason, from_json, to_json
 
 
 class StreamItem(NamedTuple):
@@ -29,7 +29,7 @@ def opening_item(after: Cursor, at: float) -> bytes:
 
 
 def changed_item(changed: Changed, at: float) -> bytes:
-    return to_json(["c", changed.length, at, changed.revision, _run(changed.run)])
+    return to_json(["c", changed.length, at, changed.revision, written_run(changed.run)])
 
 
 def item(text: bytes, ref: RunRef) -> StreamItem:
@@ -38,7 +38,7 @@ def item(text: bytes, ref: RunRef) -> StreamItem:
     said: Any = from_json(head)
     match said:
         case ["e", position, at, *facts]:
-            return StreamItem(at, position, _entry(facts, rest), None)
+            return StreamItem(at, position, LogEntry(rest, *facts), None)
         case ["o", after, at]:
             return StreamItem(at, after, None, None)
         case ["c", length, at, revision, run]:
@@ -52,44 +52,38 @@ def page(entries: Sequence[LogEntry]) -> bytes:
 
 def read_page(text: bytes) -> list[LogEntry]:
     lines = text.split(b"\n")
-    return [_entry(from_json(facts), rest) for facts, rest in zip(lines[::2], lines[1::2], strict=True)]
+    pairs: Any = zip(map(from_json, lines[::2]), lines[1::2], strict=True)
+    return [LogEntry(rest, *facts) for facts, rest in pairs]
 
 
 def looked(look: Looked, offset: float) -> bytes:
-    """``offset``: what the clock of Redis is ahead of ours."""
-    return to_json(
-        [
-            look.at + offset if math.isfinite(look.at) else None,
-            look.born + offset,
-            look.caught_up,
-            look.revision,
-            None if look.run is None else _run(look.run),
-            look.described + offset,
-            list(look.refreshed),
-            None if look.trouble is None else list(look.trouble),
-            look.given,
-        ]
-    )
+    """``offset``: what the clock of Redis is ahead of ours. A time before all others becomes null."""
+    at, born, described = (each + offset for each in (look.at, look.born, look.described))
+    known = (look.caught_up, look.revision, written_run(look.run))
+    return to_json([at, born, *known, described, look.refreshed, look.trouble, look.given])
 
 
 def read_looked(text: bytes, ref: RunRef, offset: float) -> Looked:
     said: Any = from_json(text)
     at, born, caught_up, revision, run, described, refreshed, trouble, given = said
     return Looked(
-        -math.inf if at is None else at - offset,
-        born - offset,
-        caught_up,
-        revision,
-        None if run is None else read_run(run, ref),
-        described - offset,
-        tuple(refreshed),
-        None if trouble is None else (trouble[0], trouble[1]),
-        given,
+        at=-math.inf if at is None else at - offset,
+        born=born - offset,
+        caught_up=caught_up,
+        revision=revision,
+        run=None if run is None else read_run(run, ref),
+        described=described - offset,
+        refreshed=tuple(refreshed),
+        trouble=None if trouble is None else (trouble[0], trouble[1]),
+        given=given,
     )
 
 
-def written_run(run: Run | None) -> Any:
-    return None if run is None else _run(run)
+def written_run(run: Run | None) -> Json:
+    if run is None:
+        return None
+    reason = None if run.reason is None else run.reason.value
+    return [run.status.value, run.raw_status, dict(run.fields), run.marks and dict(run.marks), reason, run.final]
 
 
 def read_run(said: Any, ref: RunRef) -> Run:
@@ -97,15 +91,6 @@ def read_run(said: Any, ref: RunRef) -> Run:
     return Run(ref, RunStatus(status), raw_status, fields, marks, None if reason is None else WaitReason(reason), final)
 
 
-def _run(run: Run) -> list[Any]:
-    reason = None if run.reason is None else run.reason.value
-    return [run.status.value, run.raw_status, dict(run.fields), run.marks and dict(run.marks), reason, run.final]
-
-
-def _facts(entry: LogEntry) -> list[Any]:
+def _facts(entry: LogEntry) -> list[Json]:
+    """All but the JSON, as ``LogEntry`` takes it."""
     return [entry.created_at, entry.open, entry.amendable, entry.said, entry.answers, entry.absent, entry.id]
-
-
-def _entry(facts: Any, json: bytes) -> LogEntry:
-    created_at, open_, amendable, said, answers, absent, id_ = facts
-    return LogEntry(json, created_at, open_, amendable, said, answers, absent, id_)

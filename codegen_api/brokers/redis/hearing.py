@@ -12,7 +12,7 @@ JOINING = 2.0
 """Seconds within which Redis confirms that we will hear what is published."""
 
 PING = 1.5
-"""Seconds between two signs of life that are asked for."""
+"""Seconds without a word after which a sign of life is asked for."""
 
 SILENT = 4.0
 """Seconds without one after which the connection is taken for dead."""
@@ -56,15 +56,14 @@ class Hearing:
         Raises:
             RedisAway: nothing can be heard now. It goes on trying until it is left.
         """
+        is_new = channel not in self._channels
+        confirmed = self._channels.setdefault(channel, asyncio.Event())
+        if self._running is None:
+            self._running = asyncio.ensure_future(self._run())
         if not self._link.usable:
-            self._channels.setdefault(channel, asyncio.Event())
-            self._start()
             raise RedisAway
-        confirmed = self._channels.get(channel)
-        if confirmed is None:
-            confirmed = self._channels[channel] = asyncio.Event()
+        if is_new:
             await self._send("subscribe", channel)
-        self._start()
         try:
             async with asyncio.timeout(JOINING):
                 await confirmed.wait()
@@ -80,10 +79,6 @@ class Hearing:
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait({self._running})
-
-    def _start(self) -> None:
-        if self._running is None:
-            self._running = asyncio.ensure_future(self._run())
 
     def _news(self, news: RedisNews) -> None:
         if news is RedisNews.AWAY and self._session is not None:
@@ -125,31 +120,30 @@ class Hearing:
         """Listen until that fails."""
         if not self._link.usable:
             return
-        pinging: asyncio.Task[None] | None = None
-        client = self._link.subscriber()
+        loop, client = asyncio.get_running_loop(), self._link.subscriber()
+        pubsub: Any = client.pubsub()
+        self._pubsub = pubsub
         try:
-            self._pubsub = pubsub = client.pubsub()
             async with asyncio.timeout(JOINING):
                 await pubsub.subscribe(*self._channels)
-            self._heard_at = asyncio.get_running_loop().time()
-            pinging = asyncio.ensure_future(self._ping(pubsub))
-            while True:
-                message = await pubsub.get_message(timeout=None)
-                self._heard_at = asyncio.get_running_loop().time()
+            heard_at = loop.time()
+            while loop.time() - heard_at <= SILENT:
+                message = await pubsub.get_message(timeout=PING)
                 if message is not None:
                     await self._take(message)
+                    heard_at = loop.time()
+                else:
+                    async with asyncio.timeout(JOINING):
+                        await pubsub.ping()
         except FAULTS as error:
             if self._link.usable:
                 warn_once_a_minute("other instances cannot be heard at Redis: %s", type(error).__name__)
         except Exception as error:  # task boundary: whatever somebody publishes there, others are to be heard
             log_fault("hearing what other instances publish", error)
         finally:
-            pubsub, self._pubsub = self._pubsub, None
-            if pinging is not None:
-                pinging.cancel()
+            self._pubsub = None
             with suppress(*FAULTS):
-                if pubsub is not None:
-                    await pubsub.aclose()
+                await pubsub.aclose()
                 await client.aclose()
 
     async def _take(self, message: dict[str, Any]) -> None:
@@ -161,17 +155,3 @@ class Hearing:
                 self._joined(channel)
             case "message":
                 await self._heard(channel, message["data"])
-
-    async def _ping(self, pubsub: Any) -> None:
-        session, loop = self._session, asyncio.get_running_loop()
-        while session is not None:
-            await asyncio.sleep(PING)
-            if loop.time() - self._heard_at > SILENT:
-                session.cancel()
-                return
-            try:
-                async with asyncio.timeout(JOINING):
-                    await pubsub.ping()
-            except FAULTS:
-                session.cancel()
-                return

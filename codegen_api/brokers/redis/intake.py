@@ -3,11 +3,12 @@
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from codegen_api.brokers import Broker, Looked, NewLog, News
+from codegen_api.brokers import Broker, NewLog, News
 from codegen_api.brokers.redis import encoding
-from codegen_api.brokers.redis.keys import RunKeys
+from codegen_api.brokers.redis.scripts import RunKeys
 from codegen_api.positions import COMPARED
 from codegen_api.redis_link import RedisLink
 from codegen_api.runs import UNCOUNTED, Changed, Cursor, LogEntry, LogPage, Run, RunRef, RunStatus
@@ -30,7 +31,8 @@ class Intake:
     ``base`` names the stream and ``epoch`` the host's log, ``last`` is the id up to which it was taken in. ``relayed``:
     what the stream says of the last entries. ``read_at``: when the host was asked for what is known of them here, by
     the clock of Redis. ``changed`` is the last description of the run. ``alone``: when it was last asked for what is
-    not on the stream.
+    not on the stream. ``following``: the follower is told of what comes, by ``heard``; until then it is what was, for
+    the follower to make up its mind.
 
     What was asked for before what is known here is held back, because it may be older. But a host may answer the later
     of two questions with the older state, and two instances do not read the clock of Redis quite alike. So it is taken
@@ -39,6 +41,7 @@ class Intake:
 
     def __init__(self, link: RedisLink, memory: Broker, ref: RunRef, heard: Callable[[News], None]) -> None:
         self.keys = RunKeys(link.prefix, ref)
+        self.following = False
         self.base = ""
         self.epoch = ""
         self.last = START
@@ -46,15 +49,15 @@ class Intake:
         self.read_at: dict[Cursor, float] = {}
         self.changed: Changed | None = None
         self.described_at = 0.0
-        self.alone = float("-inf")
+        self.alone = -math.inf
         self.held_back: dict[Cursor, LogEntry] = {}
         self._link = link
         self._memory = memory
         self._ref = ref
         self._heard = heard
 
-    async def load(self, base: str, epoch: str, described: bytes, last: Place, *, silent: bool) -> bool:
-        """Take in all that is there; whether the stream goes on where it was. ``silent``: the follower is not told."""
+    async def load(self, base: str, epoch: str, described: bytes, last: Place) -> bool:
+        """Take in all that is there; whether the stream goes on where it was."""
         if not base:
             return False
         continues = base != self.base or last >= self.last
@@ -66,29 +69,29 @@ class Intake:
             if self.epoch or self.read_at:
                 self.read_at.clear()
                 self.changed, self.described_at = None, 0.0
-                if not silent:
+                if self.following:
                     self._heard(NewLog())
                 await self._memory.forget(self._ref)
             self.epoch = epoch
         while self.last < last:
             found = await self._link.run(self._next_items)
-            await self.apply([(place(id_), fields[b"d"]) for id_, fields in found], silent=silent)
+            await self.apply([(place(id_), fields[b"d"]) for id_, fields in found])
             if len(found) < CHUNK:
                 break
         if described:
-            await self._describe(encoding.item(described, self._ref), silent=silent)
+            await self._describe(encoding.item(described, self._ref))
         return continues
 
-    async def apply(self, items: Sequence[tuple[Place, bytes]], *, silent: bool = False) -> None:
+    async def apply(self, items: Sequence[tuple[Place, bytes]]) -> None:
         pending: list[LogEntry] = []
         after = 0
         for id_, text in items:
             item = encoding.item(text, self._ref)
             if item.entry is not None:
                 self.relayed[item.position] = zlib.crc32(item.entry.json)
-                fresh = item.at >= self.read_at.get(item.position, float("-inf"))
+                fresh = item.at >= self.read_at.get(item.position, -math.inf)
                 if pending and (not fresh or item.position != after + len(pending) + 1):
-                    await self._publish(after, pending, silent=silent)
+                    await self._pass_on(after, pending)
                     pending = []
                 if not fresh:
                     self.held_back[item.position] = item.entry
@@ -98,22 +101,22 @@ class Intake:
                     after = after if pending else item.position - 1
                     pending.append(item.entry)
             else:
-                await self._publish(after, pending, silent=silent)
+                await self._pass_on(after, pending)
                 pending = []
                 if item.changed is None:
-                    await self._publish(item.position, [], silent=silent, opening=True)
+                    await self._pass_on(item.position, [], opening=True)
                 else:
-                    await self._describe(item, silent=silent)
+                    await self._describe(item)
             self.last = id_
-        await self._publish(after, pending, silent=silent)
+        await self._pass_on(after, pending)
         self.forget_far()
 
     async def hear_look(self, text: bytes) -> None:
         """The leader has told this."""
-        look: Looked = encoding.read_looked(text, self._ref, self._link.redis_time(0))
-        await self._take_held_back(self._link.redis_time(look.at), silent=False)
+        look = encoding.read_looked(text, self._ref, self._link.redis_time(0))
+        await self._take_held_back(self._link.redis_time(look.at))
         if look.at >= self.alone:
-            self.alone = float("-inf")  # all that was read here has been read there since
+            self.alone = -math.inf  # all that was read here has been read there since
         self._heard(look)
 
     def forget_far(self) -> None:
@@ -127,33 +130,30 @@ class Intake:
     async def _next_items(self, client: Any) -> Any:
         return await client.xrange(self.keys.stream, f"({self.last[0]}-{self.last[1]}", "+", count=CHUNK)
 
-    async def _publish(
-        self, after: Cursor, entries: Sequence[LogEntry], *, silent: bool, opening: bool = False
-    ) -> None:
+    async def _pass_on(self, after: Cursor, entries: Sequence[LogEntry], *, opening: bool = False) -> None:
         if entries or opening:
             page = LogPage(Run(self._ref, RunStatus.UNKNOWN, None, {}), after, tuple(entries), False, UNCOUNTED)
             await self._memory.publish(page)
-            if not silent:
+            if self.following:
                 self._heard(page)
 
-    async def _take_held_back(self, looked: float, *, silent: bool) -> None:
+    async def _take_held_back(self, looked: float) -> None:
         """Take in what the leader, who has looked then, goes by."""
         for position in sorted(self.held_back):
-            if looked >= self.read_at.get(position, float("-inf")):
-                await self._publish(position - 1, [self.held_back.pop(position)], silent=silent)
+            if looked >= self.read_at.get(position, -math.inf):
+                await self._pass_on(position - 1, [self.held_back.pop(position)])
 
-    async def _describe(self, item: encoding.StreamItem, *, silent: bool) -> None:
-        if item.changed is None or item.at == self.described_at or item.at < self.described_at - APART:
+    async def _describe(self, item: encoding.StreamItem) -> None:
+        said = item.changed
+        if said is None or item.at == self.described_at or item.at < self.described_at - APART:
             return
         self.described_at = item.at
-        said = item.changed
         if said.length is not None:  # by now the leader has compared all of it, and viewers leave
-            await self._take_held_back(math.inf, silent=silent)
-        changed = Changed(said.run, said.length, self._link.loop_time(said.seen), said.revision)
-        self.changed = changed
-        await self._memory.publish(changed)
-        if not silent:
-            self._heard(changed)
+            await self._take_held_back(math.inf)
+        self.changed = replace(said, seen=self._link.loop_time(said.seen))
+        await self._memory.publish(self.changed)
+        if self.following:
+            self._heard(self.changed)
 
 
 def place(id_: bytes) -> Place:

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import math
 import secrets
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
@@ -9,11 +10,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from codegen_api.brokers import PAGE, Broker, Looked, LookWanted, News, RunTouched, Superseded
+from codegen_api.brokers import PAGE, Broker, Lead, Looked, LookWanted, News, RunTouched, Superseded
 from codegen_api.brokers.redis import encoding
 from codegen_api.brokers.redis.hearing import Hearing
 from codegen_api.brokers.redis.intake import START, Intake, parts, place
-from codegen_api.brokers.redis.scripts import CONTEND, RELEASE, TELL, WRITE
+from codegen_api.brokers.redis.scripts import CONTEND, PUBLISH, RELEASE, TELL, WRITE
 from codegen_api.redis_link import RedisAway, RedisLink
 from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef, from_json, to_json
 from codegen_api.telemetry import Observer
@@ -41,7 +42,7 @@ class _Mode(enum.Enum):
     ALONE = enum.auto()
 
 
-class Relay:
+class Relay(Intake, Lead):
     """The relay of one run, for its follower here: its ``Lead``. ``memory`` is what the viewers here read.
 
     While Redis is away everybody leads for themselves. When it is back, what was read meanwhile is not on the stream,
@@ -60,22 +61,15 @@ class Relay:
         keep: float,
         observer: Observer,
     ) -> None:
-        self.anew = False
+        super().__init__(link, memory, ref, heard)
         self._observer = observer
-        self._link = link
         self._hearing = hearing
-        self._memory = memory
-        self._ref = ref
-        self._heard = heard
         self._order = order
         self._keep = round(keep * 1000)
-        self._intake = Intake(link, memory, ref, heard)
-        self.keys = self._intake.keys
         self._token = secrets.token_hex(8)
         self._mode = _Mode.WAITING
         self._lease = ""
         self._until = 0.0
-        self._following = False  # the follower has heard of all that is known here
         self._new_base = False  # nothing may be appended to the stream that is there
         self._untold: Changed | None = None  # the last description, if the stream lacks it
         self._busy = asyncio.Lock()  # something is taken from the stream
@@ -93,11 +87,6 @@ class Relay:
         if self._mode is _Mode.LEADING:
             return asyncio.get_running_loop().time() < self._until
         return self._mode is _Mode.ALONE
-
-    @property
-    def base(self) -> str:
-        """The name of the stream."""
-        return self._intake.base
 
     async def regained(self) -> None:
         self._mode, self.anew = _Mode.WAITING, False
@@ -134,7 +123,7 @@ class Relay:
         """What is published from now on will be heard; what was before may not have been."""
         if self._mode is _Mode.ALONE:
             self._give_up()
-        elif self._mode is _Mode.WAITING and self._following:
+        elif self._mode is _Mode.WAITING and self.following:
             self._catch_up()
 
     def _give_up(self) -> None:
@@ -161,32 +150,27 @@ class Relay:
     # -- what the leader publishes ------------------------------------------------------------------------------------
 
     async def publish(self, news: LogPage | Changed, asked: float) -> None:
-        """Put it on the stream.
-
-        Raises:
-            Superseded: this is not the leader.
-        """
+        """Put it on the stream. Raises ``Superseded`` if this is not the leader."""
         at = self._link.redis_time(asked)
         async with self._writing:
             if not self.held:
                 raise Superseded
             if isinstance(news, Changed):
-                self._intake.described_at = at
-                self._intake.changed = self._untold = news
+                self.described_at = at
+                self.changed = self._untold = news
                 await self._write([])
             else:
                 await self._publish_page(news, at)
 
     async def _publish_page(self, page: LogPage, at: float) -> None:
-        known = self._intake
         if self._mode is _Mode.ALONE:
-            known.alone = asyncio.get_running_loop().time()
-        elif known.last == START or self._new_base:
+            self.alone = asyncio.get_running_loop().time()
+        elif self.last == START or self._new_base:
             await self._write([(f"o{page.after}", encoding.opening_item(page.after, at))])
         part: dict[Cursor, LogEntry] = {}
         for position, entry in enumerate(page.entries, page.after + 1):
-            known.read_at[position] = at
-            told = known.relayed.get(position)
+            self.read_at[position] = at
+            told = self.relayed.get(position)
             if self._mode is _Mode.LEADING and (told is None or not (entry.absent or told == zlib.crc32(entry.json))):
                 part[position] = entry
                 if sum(each.size for each in part.values()) >= WRITTEN_BYTES:
@@ -194,40 +178,32 @@ class Relay:
                     part = {}
         if part:
             await self._write_entries(part, at)
-        known.forget_far()
+        self.forget_far()
 
     async def _write_entries(self, entries: dict[Cursor, LogEntry], at: float) -> None:
-        top = self._intake.last[0]
+        top = self.last[0]
         items = []
         for position, entry in entries.items():
             how = "a" if position > top else "o"
             items.append((f"{how}{position}", encoding.entry_item(position, at, entry)))
         amended = {(position - 1) // PAGE for position in entries if position <= top}
         if await self._write(items, amended=amended):
-            self._intake.relayed.update((position, zlib.crc32(entry.json)) for position, entry in entries.items())
+            self.relayed.update((position, zlib.crc32(entry.json)) for position, entry in entries.items())
 
     async def forget(self) -> None:
-        """Begin a new stream: the host has another log.
-
-        Raises:
-            Superseded: this is not the leader.
-        """
+        """Begin a new stream: the host has another log. Raises ``Superseded`` if this is not the leader."""
         async with self._writing:
             if not self.held:
                 raise Superseded
-            self._intake.epoch = secrets.token_hex(8)
-            self._intake.relayed.clear()
-            self._intake.read_at.clear()
-            self._intake.changed = self._untold = None
+            self.epoch = secrets.token_hex(8)
+            self.relayed.clear()
+            self.read_at.clear()
+            self.changed = self._untold = None
             self._new_base = True
             await self._write([])
 
     async def tell(self, look: Looked | None) -> None:
-        """Keep the lease, and tell the others what the leader knows.
-
-        Raises:
-            RedisAway: it may not have been told.
-        """
+        """Keep the lease, and tell the others what the leader knows. They may not have heard if it raises."""
         if self._mode is not _Mode.LEADING:
             return
         began, lease = asyncio.get_running_loop().time(), self._lease
@@ -245,7 +221,7 @@ class Relay:
 
     async def _write(self, items: Sequence[tuple[str, bytes]], *, amended: set[int] | None = None) -> bool:
         """Whether it is at Redis now; if not, this instance is alone."""
-        known, described = self._intake, b""
+        described = b""
         if self._mode is _Mode.LEADING:
             base = secrets.token_hex(8) if self._new_base else ""
             if self._untold is not None:
@@ -254,8 +230,8 @@ class Relay:
                 items = [*items, ("o0", described)]
             began = asyncio.get_running_loop().time()
             options: list[str | bytes | float] = [self._lease, round(LEASE * 1000), self._keep, MOST_ITEMS]
-            options += [self.keys.news, base, known.epoch, PUBLISHED_BYTES, described]
-            pages = [self.keys.page(known.base, number) for number in amended or () if known.base]
+            options += [self.keys.news, base, self.epoch, PUBLISHED_BYTES, described]
+            pages = [self.keys.page(self.base, number) for number in amended or () if self.base]
             try:
                 last = await self._link.run_script(
                     WRITE,
@@ -269,10 +245,10 @@ class Relay:
                     self._give_up()
                     raise Superseded
                 self._until = began + LEASE - MARGIN
-                known.base, known.last = base or known.base, place(last)
+                self.base, self.last = base or self.base, place(last)
                 self._new_base, self._untold = False, None
                 return True
-        known.alone = asyncio.get_running_loop().time()
+        self.alone = asyncio.get_running_loop().time()
         return False
 
     # -- what the others take -----------------------------------------------------------------------------------------
@@ -288,28 +264,28 @@ class Relay:
             said: Any = from_json(body)
             origin, since, refreshed, given = said
             if origin != self._token:
-                asked = float("-inf") if since is None else self._link.loop_time(since)
+                asked = -math.inf if since is None else self._link.loop_time(since)
                 self._heard(LookWanted(asked, tuple(refreshed), given))
-        elif self._mode is _Mode.WAITING and self._following:
+        elif self._mode is _Mode.WAITING and self.following:
             base, before, last = rest[0].decode(), place(rest[1]), place(rest[2])
-            same = base == self._intake.base
+            same = base == self.base
             if self._busy.locked():
                 self._behind = True
-            elif same and kind != b"looked" and last <= self._intake.last:
+            elif same and kind != b"looked" and last <= self.last:
                 pass  # known
-            elif not same or before != self._intake.last or kind == b"more":
+            elif not same or before != self.last or kind == b"more":
                 self._catch_up()
             elif kind == b"items":
-                await self._intake.apply(parts(body))
+                await self.apply(parts(body))
                 now = self._link.redis_time(asyncio.get_running_loop().time())
                 self._observer.relayed(max(0.0, now - float(rest[3])))
             else:
-                await self._intake.hear_look(body)
+                await self.hear_look(body)
 
-    def wanted(self, wanted: LookWanted) -> bytes:
-        """What is published to have it heard."""
-        said: list[Any] = [self._token, self._link.redis_time(wanted.since), list(wanted.refreshed), wanted.given]
-        return b"wanted\n" + to_json(said)
+    async def want(self, wanted: LookWanted) -> None:
+        """Have the leader hear of it."""
+        said = to_json([self._token, self._link.redis_time(wanted.since), wanted.refreshed, wanted.given])
+        await self._link.run_script(PUBLISH, [self.keys.lease], [self.keys.news, b"wanted\n" + said])
 
     def _catch_up(self) -> None:
         async def catching_up() -> None:
@@ -335,34 +311,31 @@ class Relay:
                 for order in (resumed, cancelled):
                     if order:
                         self._order(order)
-                silent = mine and not self._following  # it is what was, for the follower to make up its mind
                 if mine and not self._handed_over:
                     self._observer.taken_over()
                 self._handed_over = mine or not lease
-                if not mine and not self._following:
+                if not mine and not self.following:
                     await self._memory.doubt(self._ref)
-                    self._following = True
-                continues = await self._intake.load(
-                    base.decode(), epoch.decode(), described, place(last), silent=silent
-                )
+                    self.following = True
+                continues = await self.load(base.decode(), epoch.decode(), described, place(last))
                 if mine:
                     await self._lead(lease.decode(), began, continues=continues, described=bool(described))
                     return None
                 if looked and base:
-                    await self._intake.hear_look(looked)
+                    await self.hear_look(looked)
                 if not self._behind:
                     return max(0.0, int(left) / 1000) + 0.05
 
     async def _lead(self, lease: str, began: float, *, continues: bool, described: bool) -> None:
-        self._following = True
+        self.following = True
         self._mode, self._lease, self._until = _Mode.LEADING, lease, began + LEASE - MARGIN
-        if not continues or self._intake.alone > float("-inf"):
+        if not continues or self.alone > -math.inf:
             self.anew = self._new_base = True
-            self._intake.alone = float("-inf")
-            self._intake.relayed.clear()
-        self._intake.held_back.clear()
+            self.alone = -math.inf
+            self.relayed.clear()
+        self.held_back.clear()
         if self._new_base or not described:
             tail = await self._memory.tail(self._ref)
-            last = self._intake.changed or (None if tail is None else tail.changed)
+            last = self.changed or (None if tail is None else tail.changed)
             # no end with it: what others lack has to be read and told first, because then their viewers leave
             self._untold = replace(last, length=None) if last is not None and self.anew else last

@@ -1,4 +1,5 @@
-"""What changes several keys of a run as one. They have one hash tag, so that a cluster keeps them together.
+"""The keys of a run at Redis, and what changes several of them as one. They have one hash tag, so that a cluster keeps
+them together.
 
 A stream has the log: the id ``N-0`` is that of entry N when it was appended, so that Redis itself refuses to append it
 twice, and ``N-k`` that of what came behind it: a changed entry, a description of the run. The *lease* says who leads,
@@ -6,7 +7,38 @@ with a number that only grows (its fence). Nothing is written for anybody else. 
 name of this stream; the ``epoch``, one of the host's log; the last description and what the leader told last.
 """
 
+import hashlib
+
 from codegen_api.redis_link import RedisScript
+from codegen_api.runs import RunRef, to_json
+
+FORMAT = 1
+"""Of what is written there. A version of the gateway that writes something else has keys of its own."""
+
+
+class RunKeys:
+    """The names of what Redis has of one run: all have the same hash tag."""
+
+    def __init__(self, prefix: str, ref: RunRef) -> None:
+        name = hashlib.sha256(to_json([ref.organization, ref.id])).hexdigest()[:32]
+        self._run = f"{prefix}run.{FORMAT}:{{{name}}}:"
+        self.lease, self.head, self.stream, self.resumed, self.cancelled, self.news = (
+            f"{self._run}{each}" for each in ("lease", "head", "stream", "resumed", "cancelled", "news")
+        )
+
+    def page(self, base: str, number: int) -> str:
+        """A page that was read again, of that stream."""
+        return f"{self._run}page:{base}:{number}"
+
+    def reading(self, number: int) -> str:
+        """Taken by who reads that page again."""
+        return f"{self._run}reading:{number}"
+
+
+def orders(prefix: str) -> str:
+    """The channel for resumes and cancels of all runs."""
+    return f"{prefix}orders.{FORMAT}"
+
 
 CONTEND = RedisScript("""
 local lease = redis.call('GET', KEYS[1])
