@@ -17,7 +17,7 @@ from codegen_api.request_bodies import Asking
 
 if TYPE_CHECKING:  # loaded only where they are used
     from codegen_api.conversations import CallerConversations, Conversations
-    from codegen_api.in_redis.quotas import RedisQuota
+    from codegen_api.in_redis.principals import RedisQuota
     from codegen_api.redis_link import RedisLink
 
 T = TypeVar("T")

@@ -6,8 +6,7 @@
 from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.in_redis.budgets import RedisBudgets
 from codegen_api.in_redis.names import Names
-from codegen_api.in_redis.open_streams import RedisOpenStreams
-from codegen_api.in_redis.quotas import RedisQuota
+from codegen_api.in_redis.principals import RedisOpenStreams, RedisQuota
 from codegen_api.in_redis.records import RedisRecords
 from codegen_api.in_redis.rights import RedisRights
 from codegen_api.redis_link import RedisLink

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from codegen_api.following.common_budget import BudgetStanding, Usage
+from codegen_api.in_redis.chores import Chores
 from codegen_api.pace import BURST, CLOCK_MARGIN, MAX_BELIEVED, MIN_WAIT, READ_SHARE, RECOVERY, RESERVE, WINDOW
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews, RedisScript
 
@@ -178,21 +179,18 @@ return redis.call('ZCARD', KEYS[1])
 class RedisBudgets:
     """``CommonBudgets`` in Redis. ``at_least``: so many instances are known of without it."""
 
-    def __init__(self, link: RedisLink, *, at_least: int = 1) -> None:
+    def __init__(self, link: RedisLink, *, at_least: int) -> None:
         self.listeners: list[Callable[[], None]] = []
         self._link = link
+        self._key = f"{link.prefix}instances"
         self._me = secrets.token_hex(8)
-        self._at_least = self._instances = at_least
-        self._signs: asyncio.Task[None] | None = None
+        self._at_least = self.instances = at_least
+        self._chores = Chores()
         link.listeners.append(self._hear)
 
     @property
     def usable(self) -> bool:
         return self._link.usable
-
-    @property
-    def instances(self) -> int:
-        return self._instances
 
     async def tell(self, digest: str, usage: Usage, *, limit: float, cost: int) -> BudgetStanding | None:
         left, seconds = usage.told or (-1, 0.0)
@@ -211,27 +209,18 @@ class RedisBudgets:
         return BudgetStanding(wait if wait < INFINITE else math.inf, int(asked), int(reads), allowed, closed)
 
     async def aclose(self) -> None:
-        if self._signs is None:
-            return
-        self._signs.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._signs
+        await self._chores.aclose()
         with suppress(RedisAway):
             await self._link.run(lambda redis: redis.zrem(self._key, self._me))
 
     def _hear(self, news: RedisNews) -> None:
-        if self._signs is None:
-            self._signs = asyncio.create_task(self._give_signs())
+        self._chores.see_to(self._give_signs)
         for listener in self.listeners:
             listener()
-
-    @property
-    def _key(self) -> str:
-        return f"{self._link.prefix}instances"
 
     async def _give_signs(self) -> None:
         """Say that this instance is there, and count all. While Redis is away, the last count is what is known."""
         while True:
             with suppress(RedisAway):
-                self._instances = max(self._at_least, int(await self._link.run_script(SIGN, [self._key], [self._me])))
+                self.instances = max(self._at_least, int(await self._link.run_script(SIGN, [self._key], [self._me])))
             await asyncio.sleep(SIGN_SECONDS)

@@ -13,8 +13,5 @@ class Names:
 
     def of(self, kind: str, *about: str) -> str:
         """The key of what is kept about something."""
-        return f"{self._prefix}{kind}:{{{self.hidden(*about)}}}"
-
-    def hidden(self, *about: str) -> str:
-        text = "\0".join(about)
-        return hmac.new(self._key, text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:32]
+        text = "\0".join(about).encode(errors="surrogatepass")
+        return f"{self._prefix}{kind}:{{{hmac.new(self._key, text, hashlib.sha256).hexdigest()[:32]}}}"

@@ -8,13 +8,13 @@ what others created by the marks on the host's runs.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from codegen_api.idempotency.lookup import SILENT_GRACE
 from codegen_api.idempotency.records import KEPT_SECONDS, MemoryRecords, RequestRecord, RequestState
+from codegen_api.in_redis.chores import Chores
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews, RedisScript
 from codegen_api.runs import RunRef, from_json, to_json
 
@@ -63,15 +63,13 @@ return 1
 class RedisRecords:
     """``Records`` for all instances. What begins while Redis is away is in ``memory``."""
 
-    def __init__(self, link: RedisLink, memory: MemoryRecords, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, link: RedisLink, memory: MemoryRecords) -> None:
         self._link = link
         self._memory = memory
-        self._clock = clock
         self._me = secrets.token_hex(8)
         self._held: dict[str, RequestRecord] = {}
         """What this instance carries out."""
-        self._renewing: asyncio.Task[None] | None = None
-        self._restoring: asyncio.Task[None] | None = None
+        self._chores = Chores()
         link.listeners.append(self._hear)
 
     async def begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
@@ -101,11 +99,7 @@ class RedisRecords:
             await self._link.run_script(FORGET, self._keys(name), [_encoded(then)])
 
     async def aclose(self) -> None:
-        for task in (self._renewing, self._restoring):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        await self._chores.aclose()
         await self._memory.aclose()
 
     async def _begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
@@ -118,7 +112,7 @@ class RedisRecords:
             if found.state is not RequestState.UNDER_WAY or alive:
                 return found
             # its instance has died, and the host may act on what it sent
-            unknown = replace(found, state=RequestState.UNKNOWN, at=self._clock(), grace=SILENT_GRACE)
+            unknown = replace(found, state=RequestState.UNKNOWN, at=time.time(), grace=SILENT_GRACE)
             if await self._change(name, found, unknown):
                 return unknown
 
@@ -139,8 +133,7 @@ class RedisRecords:
             self._held.pop(name, None)
             return
         self._held[name] = record
-        if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.create_task(self._renew())
+        self._chores.see_to(self._renew)
 
     async def _renew(self) -> None:
         while self._held:
@@ -150,8 +143,8 @@ class RedisRecords:
                     await self._link.run_script(RENEW, self._keys(name), [self._me])
 
     def _hear(self, news: RedisNews) -> None:
-        if news is RedisNews.EMPTIED and (self._restoring is None or self._restoring.done()):
-            self._restoring = asyncio.create_task(self._restore())
+        if news is RedisNews.EMPTIED:
+            self._chores.see_to(self._restore)
 
     async def _restore(self) -> None:
         """Say again what is under way here, to a Redis that has forgotten it."""

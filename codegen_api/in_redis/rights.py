@@ -15,6 +15,7 @@ from cachetools import TTLCache
 from codegen_api.following import Right, loop_time
 from codegen_api.following.rights import LIFETIME
 from codegen_api.idempotency.records import decoded_run, encoded_run
+from codegen_api.in_redis.chores import Chores
 from codegen_api.in_redis.names import Names
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews
 from codegen_api.runs import RunRef, from_json, to_json
@@ -45,7 +46,7 @@ class RedisRights:
         self._last: bytes | str = "0-0"
         self._kept: TTLCache[tuple[str, RunRef], bool] = TTLCache(100_000, AGAIN, timer=loop_time)
         self._writing: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Task[None] | None = None
+        self._chores = Chores()
         link.listeners.append(self._hear)
 
     async def find(self, digest: str, ref: RunRef) -> Right | None:
@@ -84,7 +85,8 @@ class RedisRights:
         )
 
     async def aclose(self) -> None:
-        for task in [*self._writing, *([] if self._listening is None else [self._listening])]:
+        await self._chores.aclose()
+        for task in list(self._writing):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -112,8 +114,8 @@ class RedisRights:
         if news is RedisNews.EMPTIED:
             self._last = "0-0"
             self._kept.clear()
-        if news is RedisNews.BACK and (self._listening is None or self._listening.done()):
-            self._listening = asyncio.create_task(self._listen())
+        if news is RedisNews.BACK:
+            self._chores.see_to(self._listen)
 
     async def _listen(self) -> None:
         """Hear what other instances were refused, until Redis is away."""
