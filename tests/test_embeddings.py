@@ -17,7 +17,7 @@ URL = "http://models.example/v1"
 
 
 def embedder(endpoint: httpx.AsyncBaseTransport, url: str = URL, token: str | None = None) -> OpenAIEmbedder:
-    return OpenAIEmbedder(url, "small", token, transport=endpoint, connect_timeout=1, read_timeout=1)
+    return OpenAIEmbedder(url, "small", token, transport=endpoint)
 
 
 @pytest.mark.parametrize("url", [URL, f"{URL}/", f"{URL}/embeddings", f" {URL}/embeddings/ "])

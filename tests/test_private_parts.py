@@ -132,8 +132,10 @@ HOOKS = [
         httptools.HttpRequestParser,
         "feed_data get_http_version get_method set_dangerous_leniencies should_upgrade",
     ),
-    Hook("alembic", "stores/sql/migration.py", ScriptDirectory, "_upgrade_revs get_revision"),
-    Hook("alembic", "stores/sql/migration.py", MigrationContext, "configure get_current_heads run_migrations"),
+    Hook("alembic", "stores/sql/migrations/__init__.py", ScriptDirectory, "_upgrade_revs get_revision"),
+    Hook(
+        "alembic", "stores/sql/migrations/__init__.py", MigrationContext, "configure get_current_heads run_migrations"
+    ),
     Hook("fastapi", "request_bodies.py", APIRoute, "app body_field dependant get_route_handler"),
     Hook("fastapi", "lean_routes.py", Dependant, f"{' '.join(BEYOND)} header_params path_params request_param_name"),
     Hook("fastapi", "lean_routes.py", fastapi.dependencies.utils, "request_params_to_args"),
@@ -171,10 +173,10 @@ def test_a_library_whose_inside_is_used_has_an_upper_bound(distribution: str) ->
 
 
 def test_a_part_that_has_gone_is_told_in_a_sentence() -> None:
-    (said,) = Hook("alembic", "stores/sql/migration.py", ScriptDirectory, "get_revision _gone").missing()
+    (said,) = Hook("alembic", "stores/sql/migrations/__init__.py", ScriptDirectory, "get_revision _gone").missing()
     assert said == (
         f"alembic {version('alembic')} has no alembic.script.base.ScriptDirectory._gone any more, which"
-        f" codegen_api/stores/sql/migration.py uses: pyproject.toml allows {BOUNDS['alembic'].specifier}"
+        f" codegen_api/stores/sql/migrations/__init__.py uses: pyproject.toml allows {BOUNDS['alembic'].specifier}"
     )
 
 

@@ -15,6 +15,8 @@ from codegen_api.worker_thread import in_thread
 
 PATH = "/embeddings"
 
+CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 30.0
+
 AT_A_TIME = 64
 """Texts per request. Some endpoints accept no more."""
 
@@ -30,20 +32,13 @@ class OpenAIEmbedder:
     """
 
     def __init__(
-        self,
-        url: str,
-        model: str,
-        token: str | None,
-        *,
-        connect_timeout: float = 5.0,
-        read_timeout: float = 30.0,
-        transport: httpx.AsyncBaseTransport | None = None,
+        self, url: str, model: str, token: str | None, *, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         base = url.strip().rstrip("/").removesuffix(PATH)
         self.model = model
         self._headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         self._outbound = Outbound(
-            base, PATH, transport=transport, connect_timeout=connect_timeout, read_timeout=read_timeout, via=None
+            base, PATH, transport=transport, connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT, via=None
         )
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:

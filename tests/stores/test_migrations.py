@@ -13,15 +13,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from codegen_api.errors import StoreUnavailable
-from codegen_api.stores.sql import migration
-from codegen_api.stores.sql.migration import migrate
+from codegen_api.stores.sql import migrations
+from codegen_api.stores.sql.migrations import migrate
 from codegen_api.stores.sql.tables import TABLES
 from tests.stores.postgres import Postgres
 from tests.stores.things import ME, agent, conversation, opened, run, turn
 
 T = TypeVar("T")
 
-STEPS = sorted(path for path in migration.MIGRATIONS.glob("*.py") if path.name != "__init__.py")
+STEPS = sorted(path for path in migrations.MIGRATIONS.glob("*.py") if path.name != "__init__.py")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -151,7 +151,7 @@ def ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
     steps.mkdir()
     for step in STEPS:
         (steps / step.name).write_text(step.read_text())
-    monkeypatch.setattr(migration, "MIGRATIONS", steps)
+    monkeypatch.setattr(migrations, "MIGRATIONS", steps)
 
     def add(then: str) -> None:
         (steps / "9999_next.py").write_text(NEXT.format(last=STEPS[-1].name[:4], then=then))
@@ -220,7 +220,7 @@ def test_rows_from_before_sizes_were_counted_count(bare: str, monkeypatch: pytes
     before.mkdir()
     (before / STEPS[0].name).write_text(STEPS[0].read_text())
     with monkeypatch.context() as then:
-        then.setattr(migration, "MIGRATIONS", before)
+        then.setattr(migrations, "MIGRATIONS", before)
         within(bare, migrate)
     within(
         bare,
@@ -261,7 +261,7 @@ def test_turns_from_before_any_could_wait_wait_for_nothing(
             assert await store.queues() == ()
 
     with monkeypatch.context() as before:
-        before.setattr(migration, "MIGRATIONS", earlier)
+        before.setattr(migrations, "MIGRATIONS", earlier)
         within(bare, migrate)
     within(bare, fill)
     run(look())

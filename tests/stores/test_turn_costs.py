@@ -8,7 +8,7 @@ from sqlalchemy import event
 
 from codegen_api.runs import Run
 from codegen_api.stores.sql import SqlStore
-from codegen_api.stores.sql.sqlite_threads import ConnectedThreads
+from codegen_api.stores.sql.sqlite import ConnectedThreads
 from tests.dialects.site import Site, serving
 from tests.fakehost import FakeHost
 

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,36 +18,11 @@ import sqlalchemy as sa
 from codegen_api.errors import StoreUnavailable
 from codegen_api.storable import storable
 from codegen_api.stores import Agent, Conversation, Due, Found, Item, Near, Query, Talk, Turn, TurnState
-from codegen_api.stores.sql import transactions, vectors
+from codegen_api.stores.sql import queries, transactions, vectors
 from codegen_api.stores.sql.database import Database, Insert, kind_of
-from codegen_api.stores.sql.migration import migrate
-from codegen_api.stores.sql.queries import (
-    bounded,
-    counted,
-    exactly,
-    first_and_last,
-    first_queued,
-    found,
-    in_namespace,
-    matching,
-    order_of,
-)
+from codegen_api.stores.sql.migrations import migrate
 from codegen_api.stores.sql.sqlite import SqliteDatabase
-from codegen_api.stores.sql.tables import (
-    AGENTS,
-    CONVERSATIONS,
-    ITEMS,
-    TURNS,
-    Kind,
-    active,
-    build_row,
-    conversations,
-    items,
-    labels_of,
-    path_of,
-    read_rows,
-    turns,
-)
+from codegen_api.stores.sql.tables import AGENTS, CONVERSATIONS, ITEMS, TURNS, Kind, active, labels_of, path_of
 from codegen_api.telemetry import Observation
 
 T = TypeVar("T")
@@ -103,8 +79,8 @@ class SqlStore:
 
         def try_to_write(connection: sa.Connection) -> None:
             for kind in transactions.KINDS:  # a lock on any of these would block writing
-                connection.execute(sa.update(kind.table).where(sa.false()).values(size=kind.table.c.size))
-            connection.execute(sa.insert(items).values({**row, "space": "", "stamp": ""}))
+                connection.execute(sa.update(kind.table).where(sa.false()).values(size=kind.c.size))
+            connection.execute(sa.insert(ITEMS.table).values({**row, "space": "", "stamp": ""}))
 
         await self._completed(self._database.probe(try_to_write))
         if self.observation is before:  # nothing has failed meanwhile
@@ -158,11 +134,11 @@ class SqlStore:
         its, theirs = await self._read(lambda connection: transactions.look(connection, key, _MOST_TURNS))
         if not its:
             return None
-        (conversation,) = await read_rows(CONVERSATIONS, its)
-        return Talk(conversation, await read_rows(TURNS, theirs), conversation)
+        (conversation,) = await CONVERSATIONS.read(its)
+        return Talk(conversation, await TURNS.read(theirs), conversation)
 
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Any]) -> Mapping[str, int]:
-        statement = counted(self._database, owner, agents, metadata)
+        statement = queries.counted(self._database, owner, agents, metadata)
         return {row["agent"]: row["conversations"] for row in await self._rows(statement)}
 
     async def expire(self, before: float) -> int:
@@ -175,16 +151,18 @@ class SqlStore:
 
     async def _expire(self, before: float) -> int:
         busy = sa.exists().where(
-            turns.c.owner == conversations.c.owner, turns.c.conversation == conversations.c.id, active
+            TURNS.c.owner == CONVERSATIONS.c.owner, TURNS.c.conversation == CONVERSATIONS.c.id, active
         )
-        idle = sa.select(conversations.c.owner, conversations.c.id).where(conversations.c.updated < before, ~busy)
+        idle = sa.select(CONVERSATIONS.c.owner, CONVERSATIONS.c.id).where(CONVERSATIONS.c.updated < before, ~busy)
         some = idle.limit(_EXPIRE_BATCH).with_for_update(skip_locked=True)
 
         def remove(connection: sa.Connection) -> int:
             # skip those that are just getting a turn; with SQLite there are none, as writers exclude each other
             found_idle = connection.execute(some).all()
             for owner, id_ in found_idle:
-                connection.execute(sa.delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
+                connection.execute(
+                    sa.delete(CONVERSATIONS.table).where(queries.exactly(CONVERSATIONS, owner=owner, id=id_))
+                )
             return len(found_idle)
 
         return await self._write(remove)
@@ -192,12 +170,12 @@ class SqlStore:
     # -- turns --------------------------------------------------------------------------------------------------------
 
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0, into: Talk | None = None) -> Turn:
-        row = await build_row(TURNS, owner, turn)
+        row = await TURNS.build(owner, turn)
         then, talk = None, None
         if into is not None and into.conversation is not into.stored:
             then, now = into.stored, replace(into.conversation, id=turn.conversation, updated=turn.updated)
             now = now if then is None else _next(then, now)
-            talk = await build_row(CONVERSATIONS, owner, now)
+            talk = await CONVERSATIONS.build(owner, now)
 
         def add(connection: sa.Connection) -> int:
             transactions.put_conversation(connection, self._adding[CONVERSATIONS], row, then, talk)
@@ -224,22 +202,24 @@ class SqlStore:
         statement = transactions.turns_of(
             conversation is not None, None if states is None else tuple(states), newest_first
         )
-        return await self._list(TURNS, statement, {**asked, "limit": bounded(limit), "offset": bounded(offset)})
+        return await self._list(
+            TURNS, statement, {**asked, "limit": queries.bounded(limit), "offset": queries.bounded(offset)}
+        )
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
         ends: dict[str, tuple[Turn, Turn]] = {}
-        for turn in await self._list(TURNS, first_and_last(self._database, owner, conversations)):
+        for turn in await self._list(TURNS, queries.first_and_last(self._database, owner, conversations)):
             first, _ = ends.get(turn.conversation, (turn, turn))
             ends[turn.conversation] = first, turn
         return ends
 
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
-        rows = await self._rows(first_queued(after, limit))
+        rows = await self._rows(queries.first_queued(after, limit))
         return tuple((row["owner"], TURNS.thing(row)) for row in rows)
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
-        row = await build_row(TURNS, owner, changed)
+        row = await TURNS.build(owner, changed)
         is_changed = await self._write(lambda connection: transactions.change_turn(connection, then, row))
         return changed if is_changed else None
 
@@ -250,7 +230,7 @@ class SqlStore:
 
     async def put_item(self, owner: str, item: Item) -> None:
         row = {**ITEMS.row(owner, item), "space": "", "stamp": uuid.uuid4().hex}
-        insert = self._database.insert(items).values(row)
+        insert = self._database.insert(ITEMS.table).values(row)
         changes = {name: insert.excluded[name] for name in ("value", "updated", "size", "fields", "space", "stamp")}
         upsert = insert.on_conflict_do_update(index_elements=["owner", "namespace", "key"], set_=changes)
 
@@ -265,9 +245,9 @@ class SqlStore:
         return await self._get(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
-        wanted = sa.and_(exactly(items, owner=owner), in_namespace(prefix))
-        order = [items.c.updated.desc(), items.c.namespace, items.c.key]
-        return await self._found(ITEMS, wanted, order, limit, offset)
+        wanted = sa.and_(queries.exactly(ITEMS, owner=owner), queries.in_namespace(prefix))
+        order = [ITEMS.c.updated.desc(), ITEMS.c.namespace, ITEMS.c.key]
+        return await self._found(ITEMS, partial(queries.found, ITEMS, wanted, order, limit, offset))
 
     async def due(self, space: str, limit: int) -> Sequence[Due]:
         return await self._read(lambda connection: vectors.due(connection, space, limit))
@@ -284,13 +264,13 @@ class SqlStore:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
-        rows = await self._rows(sa.select(items.c.namespace).where(exactly(items, owner=owner)).distinct())
+        rows = await self._rows(sa.select(ITEMS.c.namespace).where(queries.exactly(ITEMS, owner=owner)).distinct())
         return tuple(sorted(labels_of(row["namespace"]) for row in rows))
 
     # -- what is the same for all of them -----------------------------------------------------------------------------
 
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
-        row = await build_row(kind, owner, thing)
+        row = await kind.build(owner, thing)
 
         def add(connection: sa.Connection) -> bool:
             added = connection.execute(self._adding[kind], row)
@@ -308,31 +288,27 @@ class SqlStore:
     async def _list(
         self, kind: Kind[T], statement: sa.Select[Any], parameters: Mapping[str, Any] | None = None
     ) -> tuple[T, ...]:
-        return await read_rows(kind, await self._rows(statement, parameters))
+        return await kind.read(await self._rows(statement, parameters))
 
     async def _query(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
-        wanted = sa.and_(*matching(self._database, kind, owner, query))
-        return await self._found(kind, wanted, order_of(kind, query), query.limit, query.offset)
+        wanted = sa.and_(*queries.matching(self._database, kind, owner, query))
+        order = queries.order_of(kind, query)
+        return await self._found(kind, partial(queries.found, kind, wanted, order, query.limit, query.offset))
 
     async def _found(
-        self,
-        kind: Kind[T],
-        wanted: sa.ColumnElement[bool],
-        order: Sequence[sa.ColumnElement[Any]],
-        limit: int,
-        offset: int,
+        self, kind: Kind[T], search: Callable[[sa.Connection], tuple[int, Sequence[Mapping[str, Any]]]]
     ) -> Found[T]:
-        total, rows = await self._read(lambda connection: found(connection, kind, wanted, order, limit, offset))
-        return Found(await read_rows(kind, rows), total)
+        total, rows = await self._read(search)
+        return Found(await kind.read(rows), total)
 
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
         changed = _next(then, now)
-        row = await build_row(kind, owner, changed)
+        row = await kind.build(owner, changed)
         is_changed = await self._write(lambda connection: transactions.replace_row(connection, kind, then, row))
         return changed if is_changed else None
 
     async def _remove(self, kind: Kind[Any], **key: str) -> bool:
-        removing = sa.delete(kind.table).where(exactly(kind.table, **key))
+        removing = sa.delete(kind.table).where(queries.exactly(kind, **key))
         return await self._write(lambda connection: connection.execute(removing).rowcount == 1)
 
     async def _rows(

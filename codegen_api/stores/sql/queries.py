@@ -10,20 +10,7 @@ from codegen_api.storable import storable
 from codegen_api.stores import ANSWER_BYTES, Query, TurnState
 from codegen_api.stores.sql.database import Database
 from codegen_api.stores.sql.metadata_facts import wanted
-from codegen_api.stores.sql.tables import (
-    AGENTS,
-    CONVERSATIONS,
-    TURNS,
-    Kind,
-    agents,
-    conversations,
-    items,
-    path_of,
-    queued,
-    size_of,
-    turns,
-    withdrawn,
-)
+from codegen_api.stores.sql.tables import AGENTS, CONVERSATIONS, ITEMS, TURNS, Kind, path_of, queued, size_of, withdrawn
 
 _MOST = 2**31 - 1
 
@@ -33,8 +20,8 @@ _FIRST_ROWS = 16
 
 def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> Iterator[ColumnElement[bool]]:
     """The conditions for what ``query`` selects of an owner's."""
-    columns = kind.table.c
-    yield exactly(kind.table, owner=owner)
+    columns = kind.c
+    yield exactly(kind, owner=owner)
     if query.ids is not None:
         yield among(database, columns.id, query.ids)
     if query.name is not None:
@@ -42,45 +29,45 @@ def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> I
     yield _having(database, kind, query)
     if kind is AGENTS:
         if query.archived is not None:
-            yield agents.c.archived == query.archived
+            yield AGENTS.c.archived == query.archived
     else:
         if query.agent is not None:
-            yield exactly(conversations, agent=query.agent)
+            yield exactly(CONVERSATIONS, agent=query.agent)
         if query.states is not None:
             yield _latest_in(query.states)
 
 
 def counted(database: Database, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Select[Any]:
     """The number of an owner's conversations with each of these agents that has any."""
-    its = conversations.c.agent
+    its = CONVERSATIONS.c.agent
     wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, its, agents)]
     return select(its, func.count().label("conversations")).where(*wanted).group_by(its).order_by(its)
 
 
 def first_and_last(database: Database, owner: str, conversations: Sequence[str]) -> Select[Any]:
     """The first and last turn of each of these conversations that has any, not counting withdrawn ones."""
-    theirs = and_(exactly(turns, owner=owner), among(database, turns.c.conversation, conversations))
-    number = turns.c.number
-    spans = select(turns.c.conversation, func.min(number).label("first"), func.max(number).label("last"))
-    span = spans.where(theirs, ~withdrawn).group_by(turns.c.conversation).subquery()
+    theirs = and_(exactly(TURNS, owner=owner), among(database, TURNS.c.conversation, conversations))
+    number = TURNS.c.number
+    spans = select(TURNS.c.conversation, func.min(number).label("first"), func.max(number).label("last"))
+    span = spans.where(theirs, ~withdrawn).group_by(TURNS.c.conversation).subquery()
     at_an_end = or_(number == span.c.first, number == span.c.last)
-    joined = turns.join(span, and_(turns.c.conversation == span.c.conversation, at_an_end))
-    return select(*TURNS.shown).select_from(joined).where(exactly(turns, owner=owner)).order_by(number)
+    joined = TURNS.table.join(span, and_(TURNS.c.conversation == span.c.conversation, at_an_end))
+    return select(*TURNS.shown).select_from(joined).where(exactly(TURNS, owner=owner)).order_by(number)
 
 
 def first_queued(after: tuple[str, str], limit: int) -> Select[Any]:
     """The first queued turn of each conversation of each owner, in order of both, behind ``after``."""
-    place = (turns.c.owner, turns.c.conversation)
-    first = select(*place, func.min(turns.c.number).label("number")).where(queued, tuple_(*place) > after)
+    place = (TURNS.c.owner, TURNS.c.conversation)
+    first = select(*place, func.min(TURNS.c.number).label("number")).where(queued, tuple_(*place) > after)
     heads = first.group_by(*place).order_by(*place).limit(limit).subquery()
     names = ("owner", "conversation", "number")
-    joined = turns.join(heads, and_(*(turns.c[name] == heads.c[name] for name in names)))
-    return select(turns.c.owner, *TURNS.shown).select_from(joined).where(queued).order_by(*place)
+    joined = TURNS.table.join(heads, and_(*(TURNS.c[name] == heads.c[name] for name in names)))
+    return select(TURNS.c.owner, *TURNS.shown).select_from(joined).where(queued).order_by(*place)
 
 
 def order_of(kind: Kind[Any], query: Query) -> list[ColumnElement[Any]]:
-    columns = kind.table.c
-    named = columns.name if kind is AGENTS else func.coalesce(conversations.c.title, "")
+    columns = kind.c
+    named = columns.name if kind is AGENTS else func.coalesce(CONVERSATIONS.c.title, "")
     by = {"id": columns.id, "created": columns.created, "updated": columns.updated, "name": named}[query.sort]
     return [by.desc() if query.descending else by.asc(), columns.id]
 
@@ -95,12 +82,12 @@ def bounded(number: int) -> int:
 
 
 def found(
-    connection: Connection,
     kind: Kind[Any],
     wanted: ColumnElement[bool],
     order: Sequence[ColumnElement[Any]],
     limit: int,
     offset: int,
+    connection: Connection,
 ) -> tuple[int, list[Mapping[str, Any]]]:
     """How many rows there are that are ``wanted``, and a page of them, which ends early if they are large."""
     ordered = select(*kind.shown).where(wanted).order_by(*order)
@@ -117,11 +104,11 @@ def found(
     return total or 0, rows
 
 
-def exactly(table: Table, **texts: str) -> ColumnElement[bool]:
+def exactly(its: Kind[Any] | Table, **texts: str) -> ColumnElement[bool]:
     """Whether columns equal these texts. False without asking the database if a text cannot be stored."""
     if not storable(texts):
         return false()
-    return and_(*(table.c[name] == text for name, text in texts.items()))
+    return and_(*(its.c[name] == text for name, text in texts.items()))
 
 
 def among(database: Database, column: ColumnElement[str], texts: Sequence[str]) -> ColumnElement[bool]:
@@ -134,7 +121,7 @@ def in_namespace(prefix: Sequence[str]) -> ColumnElement[bool]:
     """Whether an item's namespace begins with these labels."""
     if not storable(prefix):
         return false()
-    path, its = path_of(prefix), items.c.namespace
+    path, its = path_of(prefix), ITEMS.c.namespace
     # paths end with a comma, so those that begin with this one sort before the same path with the next character
     return and_(its >= path, its < path[:-1] + "-") if path else true()
 
@@ -148,12 +135,12 @@ def _having(database: Database, kind: Kind[Any], query: Query) -> ColumnElement[
     if not facts:
         return true()
     each = database.each(facts)
-    return ~exists(select(1).select_from(each).where(database.find(each.c.value, kind.table.c.facts) == 0))
+    return ~exists(select(1).select_from(each).where(database.find(each.c.value, kind.c.facts) == 0))
 
 
 def _latest_in(states: Sequence[TurnState | None]) -> ColumnElement[bool]:
     """Whether the latest turn of a conversation is in one of these states."""
-    theirs = (turns.c.owner == conversations.c.owner) & (turns.c.conversation == conversations.c.id)
-    latest = select(turns.c.state).where(theirs, ~withdrawn).order_by(turns.c.number.desc()).limit(1).scalar_subquery()
+    theirs = (TURNS.c.owner == CONVERSATIONS.c.owner) & (TURNS.c.conversation == CONVERSATIONS.c.id)
+    latest = select(TURNS.c.state).where(theirs, ~withdrawn).order_by(TURNS.c.number.desc()).limit(1).scalar_subquery()
     among_them = latest.in_([state.value for state in states if state is not None])
     return or_(among_them, latest.is_(None)) if None in states else among_them

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import TypeEngine
 
 from codegen_api.runs import Json, RunRef, to_json
@@ -182,12 +183,12 @@ class Kind(Generic[T]):
     columns: Callable[[T], dict[str, Any]]
     thing: Callable[[Mapping[Any, Any]], T]
 
-    def row(self, owner: str, thing: T) -> dict[str, Any]:
-        """All columns.
+    @property
+    def c(self) -> ReadOnlyColumnCollection[str, sa.Column[Any]]:
+        return self.table.c
 
-        Raises:
-            ValueError: something cannot be stored.
-        """
+    def row(self, owner: str, thing: T) -> dict[str, Any]:
+        """All columns. Raises ``ValueError`` if something cannot be stored."""
         row = self.columns(thing)
         row |= {"owner": owner, "size": size_of(row)}
         for column in self.table.primary_key:
@@ -195,6 +196,19 @@ class Kind(Generic[T]):
             if not storable(row[column.name]) or len(row[column.name].encode()) > longest:
                 raise ValueError(f"{column.name} cannot be stored")
         return row
+
+    async def build(self, owner: str, thing: T) -> dict[str, Any]:
+        """As ``row``, in the thread if large."""
+        large = is_large([getattr(thing, name) for name in _FIELDS[type(thing)]])
+        return await in_thread(self.row, owner, thing) if large else self.row(owner, thing)
+
+    async def read(self, rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
+        """What these rows say, read in the thread if large."""
+
+        def read() -> tuple[T, ...]:
+            return tuple(map(self.thing, rows))
+
+        return await in_thread(read) if is_large(rows) else read()
 
     @property
     def shown(self) -> list[sa.Column[Any]]:
@@ -260,11 +274,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
 
 
 def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
-    """Fields as database values.
-
-    Raises:
-        ValueError: one of them cannot be stored.
-    """
+    """Fields as database values. Raises ``ValueError`` if one of them cannot be stored."""
     values = {name: getattr(thing, name) for name in _FIELDS[type(thing)]}
     for name, value in values.items():
         small = not isinstance(value, int) or value.bit_length() < 64
@@ -282,18 +292,3 @@ def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
         value: Json = None if values[name] is None else json.loads(values[name])
         values[name] = tuple(value) if name in _TUPLES and isinstance(value, list) else value
     return values
-
-
-async def build_row(kind: Kind[T], owner: str, thing: T) -> dict[str, Any]:
-    """The row of a thing, made in the thread if large."""
-    large = is_large([getattr(thing, name) for name in _FIELDS[type(thing)]])
-    return await in_thread(kind.row, owner, thing) if large else kind.row(owner, thing)
-
-
-async def read_rows(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
-    """Read rows, in the thread if large."""
-
-    def read() -> tuple[T, ...]:
-        return tuple(map(kind.thing, rows))
-
-    return await in_thread(read) if is_large(rows) else read()

@@ -11,35 +11,22 @@ from sqlalchemy import Connection, Integer, RowMapping, Select, Update, bindpara
 from codegen_api.errors import StoreFull
 from codegen_api.stores import Agent, Busy, Conversation, Full, Overtaken, Turn, TurnState
 from codegen_api.stores.sql.database import Insert
-from codegen_api.stores.sql.tables import (
-    AGENTS,
-    CONVERSATIONS,
-    ITEMS,
-    TURNS,
-    Kind,
-    active,
-    conversations,
-    queued,
-    turns,
-)
+from codegen_api.stores.sql.tables import AGENTS, CONVERSATIONS, ITEMS, TURNS, Kind, active, queued
 
 KINDS = (AGENTS, CONVERSATIONS, TURNS, ITEMS)
 
-_theirs = (turns.c.owner == bindparam("owner")) & (turns.c.conversation == bindparam("conversation"))
+_theirs = (TURNS.c.owner == bindparam("owner")) & (TURNS.c.conversation == bindparam("conversation"))
 
-_sizes = [
-    select(func.coalesce(func.sum(kind.table.c.size), 0)).where(kind.table.c.owner == bindparam("owner"))
-    for kind in KINDS
-]
+_sizes = [select(func.coalesce(func.sum(kind.c.size), 0)).where(kind.c.owner == bindparam("owner")) for kind in KINDS]
 _held = sum((each.scalar_subquery() for each in _sizes[1:]), _sizes[0].scalar_subquery())
 
 HELD = select(_held)
 """The bytes charged to an owner."""
 
 SITUATION = select(
-    select(func.coalesce(func.max(turns.c.number), 0)).where(_theirs).scalar_subquery().label("last"),
+    select(func.coalesce(func.max(TURNS.c.number), 0)).where(_theirs).scalar_subquery().label("last"),
     exists().where(_theirs, active).label("is_active"),
-    select(func.count()).select_from(turns).where(_theirs, queued).scalar_subquery().label("waiting"),
+    select(func.count()).select_from(TURNS.table).where(_theirs, queued).scalar_subquery().label("waiting"),
     _held.label("held"),
 )
 """Of a conversation, all that decides whether another turn may be added."""
@@ -47,18 +34,18 @@ SITUATION = select(
 ACTIVE = select(*TURNS.shown).where(_theirs, active)
 """The active turn of a conversation."""
 
-UNFINISHED = select(*TURNS.shown).where(_theirs, or_(active, queued)).order_by(turns.c.number).limit(1)
+UNFINISHED = select(*TURNS.shown).where(_theirs, or_(active, queued)).order_by(TURNS.c.number).limit(1)
 """The first turn of a conversation that is active or waits."""
 
 TOUCH = (
-    update(conversations)
-    .where(conversations.c.owner == bindparam("its_owner"), conversations.c.id == bindparam("its_id"))
+    update(CONVERSATIONS.table)
+    .where(CONVERSATIONS.c.owner == bindparam("its_owner"), CONVERSATIONS.c.id == bindparam("its_id"))
     .values(updated=bindparam("now"))
 )
 
 LOCK = (
-    select(conversations.c.id)
-    .where(conversations.c.owner == bindparam("owner"), conversations.c.id == bindparam("conversation"))
+    select(CONVERSATIONS.c.id)
+    .where(CONVERSATIONS.c.owner == bindparam("owner"), CONVERSATIONS.c.id == bindparam("conversation"))
     .with_for_update()
 )
 
@@ -66,12 +53,12 @@ LOCK = (
 @cache
 def row_by(kind: Kind[Any], *names: str) -> Select[Any]:
     """The row with these texts in the columns of these names."""
-    return select(*kind.shown).where(*(kind.table.c[name] == bindparam(name) for name in names))
+    return select(*kind.shown).where(*(kind.c[name] == bindparam(name) for name in names))
 
 
 @cache
 def _replacing(kind: Kind[Any]) -> Update:
-    columns = kind.table.c
+    columns = kind.c
     return update(kind.table).where(
         *(columns[name] == bindparam(f"its_{name}") for name in ("owner", "id", "revision"))
     )
@@ -86,10 +73,7 @@ def replace_row(
 
 
 def require_room(connection: Connection, owner: str, bytes_each: int) -> None:
-    """
-    Raises:
-        StoreFull: with what was just written, the owner exceeds their share.
-    """
+    """Raise ``StoreFull`` if the owner exceeds their share, with what was just written."""
     _require_room(int(connection.scalar(HELD, {"owner": owner}) or 0), bytes_each)
 
 
@@ -104,14 +88,14 @@ def _require_room(held: int, bytes_each: int) -> None:
 @cache
 def turns_of(conversation: bool, states: Sequence[TurnState] | None, newest_first: bool) -> Select[Any]:
     """The turns of one ``conversation`` by number, or of all by creation: ``limit`` of them behind ``offset``."""
-    statement = select(*TURNS.shown).where(turns.c.owner == bindparam("owner"))
-    order = [turns.c.number]
+    statement = select(*TURNS.shown).where(TURNS.c.owner == bindparam("owner"))
+    order = [TURNS.c.number]
     if not conversation:
-        order = [turns.c.created, turns.c.conversation, turns.c.number]
+        order = [TURNS.c.created, TURNS.c.conversation, TURNS.c.number]
     else:
-        statement = statement.where(turns.c.conversation == bindparam("conversation"))
+        statement = statement.where(TURNS.c.conversation == bindparam("conversation"))
     if states is not None:
-        statement = statement.where(turns.c.state.in_([state.value for state in states]))
+        statement = statement.where(TURNS.c.state.in_([state.value for state in states]))
     ordered = statement.order_by(*(column.desc() if newest_first else column.asc() for column in order))
     return ordered.limit(bindparam("limit", type_=Integer)).offset(bindparam("offset", type_=Integer))
 

@@ -14,7 +14,7 @@ from codegen_api.errors import NotOffered
 from codegen_api.stores import MOST_COMPARED, Due, Near
 from codegen_api.stores.sql.database import Database
 from codegen_api.stores.sql.queries import cut, exactly, in_namespace
-from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, items, labels_of, vectors
+from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, labels_of, vectors
 
 _BATCH = 250
 """Vectors read and compared before other tasks get a turn."""
@@ -33,20 +33,20 @@ def forget(owner: str, path: str, key: str) -> Delete:
 
 def due(connection: Connection, space: str, limit: int) -> list[Due]:
     # two ranges of an index; "is not" would not use it
-    others = or_(items.c.space < space, items.c.space > space)
-    columns = [items.c.owner, items.c.stamp, *ITEMS.shown]
-    statement = select(*columns).where(others).order_by(items.c.space, items.c.updated)
+    others = or_(ITEMS.c.space < space, ITEMS.c.space > space)
+    columns = [ITEMS.c.owner, ITEMS.c.stamp, *ITEMS.shown]
+    statement = select(*columns).where(others).order_by(ITEMS.c.space, ITEMS.c.updated)
     rows = connection.execute(cut(statement, limit, 0)).mappings()
     return [Due(row["owner"], ITEMS.thing(row), row["stamp"]) for row in rows]
 
 
 def keep(connection: Connection, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
     owner, item, row = due.owner, due.item, ITEMS.row(due.owner, due.item)
-    its = exactly(items, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
+    its = exactly(ITEMS, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
     size = row["size"] + sum(VECTOR_BYTES + 4 * len(vector) for vector in made)
     # the previous version puts items without a new stamp
-    there = and_(its, items.c.updated == item.updated)
-    if not connection.execute(update(items).where(there).values(space=space, size=size)).rowcount:
+    there = and_(its, ITEMS.c.updated == item.updated)
+    if not connection.execute(update(ITEMS.table).where(there).values(space=space, size=size)).rowcount:
         return False
     connection.execute(forget(owner, row["namespace"], item.key))
     name = {"owner": owner, "namespace": row["namespace"], "key": item.key, "space": space, "made_of": item.updated}
@@ -57,18 +57,13 @@ def keep(connection: Connection, due: Due, space: str, made: Sequence[Sequence[f
 
 
 async def nearest(
-    database: Database,
-    owner: str,
-    prefix: Sequence[str],
-    space: str,
-    vector: Sequence[float],
-    limit: int,
+    database: Database, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
 ) -> list[Near]:
-    same = and_(*(vectors.c[name] == items.c[name] for name in ("owner", "namespace", "key")))
+    same = and_(*(vectors.c[name] == ITEMS.c[name] for name in ("owner", "namespace", "key")))
     wanted = and_(
-        exactly(vectors, owner=owner, space=space), in_namespace(prefix), vectors.c.made_of == items.c.updated
+        exactly(vectors, owner=owner, space=space), in_namespace(prefix), vectors.c.made_of == ITEMS.c.updated
     )
-    theirs = vectors.join(items, same)
+    theirs = vectors.join(ITEMS.table, same)
     score = database.cosine(vectors.c.vector, vector)
     if score is not None:
         best, name = func.max(score).label("best"), [vectors.c.namespace, vectors.c.key]
