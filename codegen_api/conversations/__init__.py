@@ -6,17 +6,22 @@ conversation. What comes of a turn comes as ``Progress``; ``tell`` makes a strea
 
 from codegen_api.conversations.caller_store import TRIES, checked, owner_of
 from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint, end_of, parent_of
-from codegen_api.conversations.conversations import CallerConversations, Conversations
+from codegen_api.conversations.conversations import CallerConversations, Conversations, pending_of
 from codegen_api.conversations.late_changes import START, EventLayout, Form, Slot, TurnChanges
-from codegen_api.conversations.pending import pending_of
-from codegen_api.conversations.planning import GO_ON, Ask, content_of, images_of, new_id, text_of
+from codegen_api.conversations.planning import GO_ON, Ask, new_id
 from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, TurnEntry
-from codegen_api.conversations.prompts import is_own_prompt, with_transcript
+from codegen_api.conversations.prompts import (
+    arguments_of,
+    content_of,
+    images_of,
+    is_own_prompt,
+    output_of,
+    text_of,
+    with_transcript,
+)
 from codegen_api.conversations.render_cache import RenderCache
-from codegen_api.conversations.repeats import Once, TurnIds
-from codegen_api.conversations.resent import heard_of, said_before, said_ids
+from codegen_api.conversations.repeats import Once, TurnIds, heard_of, said_before, said_ids
 from codegen_api.conversations.streams import ReaderAhead, StreamLife, frames, tell, updates
-from codegen_api.conversations.transcript import arguments_of, output_of
 from codegen_api.conversations.turn_events import (
     ActionClosed,
     EntryAdded,

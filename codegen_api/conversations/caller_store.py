@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
@@ -10,7 +11,7 @@ from codegen_api.errors import Conflict, Rejected
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.storable import storable
-from codegen_api.stores import Agent, Conversation, Store, Turn
+from codegen_api.stores import Agent, Conversation, Overtaken, Store, Turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,6 +26,14 @@ def owner_of(caller: Caller) -> str:
     """
     said = [caller.principal.authority, caller.principal.user, caller.organization]
     return hashlib.sha256(to_json([each for each in said if each is not None])).hexdigest()
+
+
+async def retried(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What ``attempt`` gives, tried again where others were faster; raises ``Conflict`` when they are all the time."""
+    for _ in range(TRIES):
+        with suppress(Overtaken):
+            return await attempt()
+    raise Conflict("Others are changing this, too; try again.")
 
 
 def checked(value: Json) -> None:
@@ -104,11 +113,13 @@ class CallerStore:
         id: str,  # noqa: A002
         to: Callable[[T], T],
     ) -> T | None:
-        for _ in range(TRIES):
+        async def attempt() -> T | None:
             then = await look(self.owner, id)
             if then is None:
                 return None
             changed = await put(self.owner, then, to(then))
-            if changed is not None:
-                return changed
-        raise Conflict("Others are changing this, too; try again.")
+            if changed is None:
+                raise Overtaken
+            return changed
+
+        return await retried(attempt)

@@ -17,12 +17,11 @@ from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, paren
 from codegen_api.conversations.chores import keep_checking, keep_tidy
 from codegen_api.conversations.late_changes import LateChanges, TurnChanges
 from codegen_api.conversations.planning import Ask, Planning, latest_end
-from codegen_api.conversations.progress import Progress
+from codegen_api.conversations.progress import Progress, pending_in
 from codegen_api.conversations.queueing import AbsentCallers, Queue, either
 from codegen_api.conversations.render_cache import RenderCache
 from codegen_api.conversations.semantic_search import SemanticSearch
 from codegen_api.conversations.starting import LOOK_EVERY
-from codegen_api.conversations.transcript import Transcript
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, StreamCut
@@ -32,6 +31,7 @@ from codegen_api.identity import Caller
 from codegen_api.runs import LogEntry, Step
 from codegen_api.stores import Item, Near, Store, Talk, Turn, TurnState
 from codegen_api.telemetry import Observation
+from codegen_api.upstreams import PendingRequest
 
 ASKED_AFTER = 10
 """Of a list, so many turns that go on are looked after."""
@@ -69,9 +69,8 @@ class Conversations:
         self.turns = Turns(gateway, max_bytes=turns_bytes, clock=clock)
         self.late_changes = LateChanges()
         self.rendered = RenderCache(rendered_bytes)
-        self.transcript = Transcript(self.turns)
-        self.planning = Planning(gateway, self.transcript, clock=clock)
-        self.queue = Queue(gateway, store, self.planning, self.turns, absent=absent, clock=clock)
+        self.planning = Planning(gateway, self.turns, clock)
+        self.queue = Queue(gateway, store, self.planning, self.turns, absent, clock)
         self._kept_days = kept_days
         self._chores: list[asyncio.Task[None]] = []
 
@@ -336,7 +335,7 @@ class CallerConversations(CallerStore):
 
     async def entries(self, stretch: Stretch) -> tuple[LogEntry, ...]:
         """What has come of a turn by now, up to where the stretch goes."""
-        return await self.shared.transcript.entries(self, stretch)
+        return await self.shared.turns.entries(self, stretch)
 
     async def has(self, turn: Turn, offset: int) -> bool:
         """Whether the host has such an entry of a turn, by its own word."""
@@ -383,3 +382,15 @@ class CallerConversations(CallerStore):
         if turn is not None and turn.state.active:
             raise ConversationBusy("The turn that is under way was stopped, and has not ended yet; ask again.")
         return list(await self.turns(conversation))
+
+
+async def pending_of(conversations: CallerConversations, turn: Turn) -> Sequence[PendingRequest]:
+    """What the run of a turn waits for, oldest first. Nothing where the host does not say so, and for a turn that is
+    not the last of its conversation: what it waited for was decided.
+    """
+    if turn.state is not TurnState.WAITING or turn.run is None:
+        return ()
+    _, latest = (await conversations.ends([turn.conversation])).get(turn.conversation, (None, None))
+    if latest is None or latest.id != turn.id:
+        return ()
+    return await pending_in(conversations.shared.gateway, conversations.caller, turn.run)

@@ -8,14 +8,14 @@ from typing import Literal
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of, parent_of
-from codegen_api.conversations.pending import pending_in
-from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
+from codegen_api.conversations.progress import pending_in
+from codegen_api.conversations.prompts import as_text, storable_text, text_of, with_system_prompt, with_transcript
 from codegen_api.conversations.starting import Decisions
-from codegen_api.conversations.transcript import Transcript
+from codegen_api.conversations.turns import Turns
 from codegen_api.errors import Conflict, Detail, NotFound, Rejected
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Cursor, Json, RunRef, StepKind, WaitReason, to_json
+from codegen_api.runs import Cursor, Json, RunRef, StepKind, WaitReason
 from codegen_api.stores import Agent, Conversation, Turn, TurnState
 from codegen_api.upstreams import Decision, NewRun
 
@@ -55,13 +55,13 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+@dataclass(frozen=True)
 class Planning:
     """Plans turns; nothing is written down or begun. ``clock`` gives seconds since the epoch."""
 
-    def __init__(self, gateway: Gateway, transcript: Transcript, *, clock: Callable[[], float]) -> None:
-        self._gateway = gateway
-        self._transcript = transcript
-        self._clock = clock
+    gateway: Gateway
+    turns: Turns
+    clock: Callable[[], float]
 
     async def plan(
         self, own: CallerStore, wanted: str | None, conversation: Conversation, ask: Ask, known: Sequence[Turn]
@@ -74,7 +74,7 @@ class Planning:
             Conflict: the run waits for an answer, and nothing is said.
             Rejected: it does, and images are no answer.
         """
-        now, checkpoint = self._clock(), ask.checkpoint or latest_end(conversation, known)
+        now, checkpoint = self.clock(), ask.checkpoint or latest_end(conversation, known)
         turn = Turn(
             ask.id or new_id(),
             conversation.id,
@@ -98,7 +98,7 @@ class Planning:
                 decisions = ask.decisions or await self._spoken(own.caller, last.run, last.state, ask)
                 prompt = "" if decisions else turn.prompt or GO_ON
                 return replace(resumed, prompt=prompt), replace(ask.run, images=ask.images or None), decisions
-        organization = await self._gateway.accounts.organization(own.caller, wanted)
+        organization = await self.gateway.accounts.organization(own.caller, wanted)
         system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
         told = [line for stretch in said for line in await self._told(own, stretch)]
         text = turn.prompt or (told.pop()[1] if told and told[-1][0] == USER else "")
@@ -115,7 +115,7 @@ class Planning:
         """
         if state is not TurnState.WAITING:
             return ()
-        pending = await pending_in(self._gateway, caller, ref)
+        pending = await pending_in(self.gateway, caller, ref)
         if not pending:
             return ()
         if not ask.text.strip():
@@ -130,8 +130,8 @@ class Planning:
     async def _length(self, caller: Caller, organization: str, run_id: str, after: Cursor) -> Cursor | None:
         """How long a log is by now, which has ``after`` entries at least; None if its run has ended for good."""
         while True:
-            page = await self._gateway.read_log(
-                caller, organization, run_id, after, self._gateway.page_size, newest_first=False
+            page = await self.gateway.read_log(
+                caller, organization, run_id, after, self.gateway.page_size, newest_first=False
             )
             if page.run.final:
                 return None
@@ -142,12 +142,12 @@ class Planning:
     async def _told(self, own: CallerStore, stretch: Stretch) -> list[tuple[str, str]]:
         """What was said in a stretch, for a host that has not heard it."""
         told = [(USER, text_of(message)) for message in stretch.turn.messages]
-        entries = await self._transcript.entries(own, stretch)
+        entries = await self.turns.entries(own, stretch)
         if stretch.upto is not None and len(entries) < stretch.upto:
             raise NotFound.named("TurnCheckpoint", f"{stretch.turn.id}.{stretch.upto}")
-        for step in map(self._gateway.step, entries):
+        for step in map(self.gateway.step, entries):
             if step.kind is StepKind.ACTION:
-                told.append((f"Tool {step.tool}", f"{step.text}\n{_json(step.input)} -> {_json(step.output)}"))
+                told.append((f"Tool {step.tool}", f"{step.text}\n{as_text(step.input)} -> {as_text(step.output)}"))
             elif step.kind is not StepKind.USER:
                 told.append(("Assistant", step.text))
         if stretch.upto is None and stretch.turn.answer:
@@ -163,30 +163,7 @@ def latest_end(conversation: Conversation | None, known: Sequence[Turn]) -> Turn
     return None if child is None else parent_of(child)
 
 
-def content_of(message: Mapping[str, Json]) -> list[Mapping[str, Json]]:
-    """The parts of a message."""
-    content = message.get("content")
-    return [part for part in (content if isinstance(content, list | tuple) else []) if isinstance(part, Mapping)]
-
-
-def text_of(message: Mapping[str, Json]) -> str:
-    """The text of a message."""
-    texts = [part.get("text") for part in content_of(message)]
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def images_of(*messages: Mapping[str, Json]) -> tuple[str, ...]:
-    """The images in what a user said."""
-    parts = [part for message in messages for part in content_of(message)]
-    urls = [part.get("url") for part in parts if part.get("type") == "image"]
-    return tuple(url for url in urls if isinstance(url, str))
-
-
 def _goes_on(last: Turn, checkpoint: TurnCheckpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
     """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
     later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)
     return checkpoint == end_of(last) and last.conversation == conversation and last.end is not None and not later
-
-
-def _json(value: Json) -> str:
-    return value if isinstance(value, str) else to_json(value).decode()

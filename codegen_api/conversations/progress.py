@@ -5,19 +5,20 @@ turn of it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from codegen_api.brokers import Batch
-from codegen_api.errors import UpstreamError
+from codegen_api.errors import Unsupported, UpstreamError
 from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync, Update, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Appended, Changed, Cursor, LogEntry, LogPage, Run, RunStatus
+from codegen_api.runs import Appended, Changed, Cursor, LogEntry, LogPage, Run, RunRef, RunStatus
 from codegen_api.stores import Turn, TurnState
+from codegen_api.upstreams import PendingRequest
 
 RESUME_DOUBT = 30.0
 """Seconds after a resume in which the host may still tell of the end before it."""
@@ -56,10 +57,7 @@ class TurnEnded:
     turn: Turn
 
 
-Progress: TypeAlias = "tuple[TurnEntry, ...] | CaughtUp | Notice | Quiet | Leaving | TurnEnded"
-
-Rest = Callable[[Turn, int], AsyncGenerator[tuple[TurnEntry, ...], None]]
-"""Read what comes behind an offset in a turn that is over."""
+Progress: TypeAlias = tuple[TurnEntry, ...] | CaughtUp | Notice | Quiet | Leaving | TurnEnded
 
 Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, tuple[TurnEntry, ...]]]"
 """What batches amount to in turns that begin somewhere, made once for all who are given the same one."""
@@ -68,12 +66,29 @@ Finish = Callable[[Turn, Run, Cursor, str | None], Awaitable[Turn]]
 """Write down that a turn is over: with the run as it is, where its log ended, and the last answer in it."""
 
 
+async def pending_in(gateway: Gateway, caller: Caller, ref: RunRef) -> Sequence[PendingRequest]:
+    """What a run that waits waits for, oldest first. Nothing where the host does not say so."""
+    try:
+        return await gateway.pending(caller, ref.organization, ref.id)
+    except Unsupported:
+        return ()
+
+
 async def live(
-    gateway: Gateway, caller: Caller, turn: Turn, finish: Finish, rest_of: Rest, shared: Shared, *, doubt: float
+    gateway: Gateway,
+    caller: Caller,
+    turn: Turn,
+    finish: Finish,
+    rest_of: Callable[[Turn, int], AsyncGenerator[Progress, None]],
+    shared: Shared,
+    *,
+    doubt: float,
 ) -> AsyncGenerator[Progress, None]:
-    """A turn whose end is not known. For ``doubt`` more seconds the host may tell of the end before it."""
+    """A turn whose end is not known. For ``doubt`` more seconds the host may tell of the end before it. ``rest_of``
+    reads what comes behind an offset in a turn that is over, to its end.
+    """
     assert turn.run is not None  # noqa: S101 - or it would not be running
-    ref, watch = turn.run, _Watch(gateway, caller, turn, shared, doubt)
+    ref, watch = turn.run, _Watch(gateway, caller, turn, turn.run, shared, loop_time() + doubt)
     while True:
         position = Position(turn.begin + watch.offset)
         stream = await gateway.follow(caller, ref.organization, ref.id, position)
@@ -89,10 +104,9 @@ async def live(
                 if isinstance(update, Leaving):
                     return
                 if await watch.is_over():
-                    over = await finish(turn, watch.run, turn.begin + watch.offset, watch.answer)
+                    over = await finish(turn, watch.described, turn.begin + watch.offset, watch.answer)
                     async for rest in rest_of(over, watch.offset):
                         yield rest
-                    yield TurnEnded(over)
                     return
                 if watch.has_caught_up():
                     yield CaughtUp(watch.offset)
@@ -101,30 +115,33 @@ async def live(
         await asyncio.sleep(DOUBTED_SECONDS)
 
 
+@dataclass(eq=False, slots=True)
 class _Watch:
     """What has been seen of a turn, and whether that is all."""
 
-    def __init__(self, gateway: Gateway, caller: Caller, turn: Turn, shared: Shared, doubt: float) -> None:
-        self.offset = 0
-        self.answer: str | None = None
-        self._gateway = gateway
-        self._caller = caller
-        self._turn = turn
-        self._shared = shared
-        self._run: Run | None = None
-        self._active_seen = False
-        self._doubted_until = loop_time() + doubt
-        self._resting_at: Cursor | None = None
-        self._ended = False
-        self._current = False  # everything that was there has been given
-        self._caught = False  # and that was said
+    gateway: Gateway
+    caller: Caller
+    turn: Turn
+    ref: RunRef
+    shared: Shared
+    doubted_until: float
+    offset: int = 0
+    answer: str | None = None
+    run: Run | None = None
+    active_seen: bool = False
+    resting_at: Cursor | None = None
+    ended: bool = False
+    current: bool = False
+    """Everything that was there has been given,"""
+    caught: bool = False
+    """and that was said."""
 
     @property
-    def run(self) -> Run:
-        assert self._run is not None  # noqa: S101 - nothing but notices comes before the run
-        return self._run
+    def described(self) -> Run:
+        assert self.run is not None  # noqa: S101 - nothing but notices comes before the run
+        return self.run
 
-    def see(self, update: Update) -> "Progress | None":
+    def see(self, update: Update) -> Progress | None:
         """Take notice of this, and say what of it is news to whoever follows the turn."""
         match update:
             case Batch():
@@ -132,39 +149,39 @@ class _Watch:
             case Changed(run=run, seen=seen):
                 self._describe(run)
                 # the answer to the resume counts, which came a moment before the turn was written down as running
-                since = self._doubted_until - RESUME_DOUBT - MOMENT
+                since = self.doubted_until - RESUME_DOUBT - MOMENT
                 resting = run.status.ended or run.status in RESTING
-                self._active_seen = self._active_seen or (seen >= since and not resting)
+                self.active_seen = self.active_seen or (seen >= since and not resting)
             case Current():
-                self._current = True
+                self.current = True
             case Ended(run=run):
                 self._describe(run)
-                self._ended = True
+                self.ended = True
             case Notice() | Quiet() | Leaving():
                 return update
         return None
 
     async def is_over(self) -> bool:
         """Whether the turn has ended, or the host waits for an answer, and everything has come."""
-        if self._run is None or self._doubtful():
+        if self.run is None or self._doubtful():
             return False
-        if self._ended:
+        if self.ended:
             return True
-        if self.run.status not in RESTING:
+        if self.described.status not in RESTING:
             return False
-        cursor = self._turn.begin + self.offset
-        if self._resting_at is None or self._resting_at < cursor:
+        cursor = self.turn.begin + self.offset
+        if self.resting_at is None or self.resting_at < cursor:
             page = await self._read(cursor)
             # what was said of the run here may be from before the resume
             rests = page.run.status in RESTING or page.run.raw_status is None
-            self._resting_at = page.last if page.at_end and rests else None
-        return self._resting_at == cursor
+            self.resting_at = page.last if page.at_end and rests else None
+        return self.resting_at == cursor
 
     def has_caught_up(self) -> bool:
         """Whether to say, once, that everything has come. When the run has ended, the turn is about to be over."""
-        if not self._current or self._caught or (self.run.status.ended and not self._doubtful()):
+        if not self.current or self.caught or (self.described.status.ended and not self._doubtful()):
             return False
-        self._caught = True
+        self.caught = True
         return True
 
     async def make_sure_of_the_log(self, resync: Resync) -> None:
@@ -176,13 +193,13 @@ class _Watch:
             raise UpstreamError("The host has another log under the name of this run.")
 
     def _describe(self, run: Run) -> None:
-        self._run = run
-        self._ended = False
-        self._resting_at = None
+        self.run = run
+        self.ended = False
+        self.resting_at = None
 
     def _take(self, batch: Batch) -> tuple[TurnEntry, ...]:
-        begin = self._turn.begin
-        made = self._shared.setdefault(batch, {})
+        begin = self.turn.begin
+        made = self.shared.setdefault(batch, {})
         came = made.get(begin)
         if came is None:
             came = made[begin] = tuple(
@@ -193,19 +210,18 @@ class _Watch:
         for each in came:
             self.offset = max(self.offset, each.offset)
             if each.entry.answers:
-                self.answer = self._gateway.step(each.entry).text
+                self.answer = self.gateway.step(each.entry).text
         return came
 
     async def _read(self, after: Cursor) -> LogPage:
-        assert self._turn.run is not None  # noqa: S101 - it is followed
-        ref, size = self._turn.run, self._gateway.page_size
-        return await self._gateway.read_log(self._caller, ref.organization, ref.id, after, size, newest_first=False)
+        ref, size = self.ref, self.gateway.page_size
+        return await self.gateway.read_log(self.caller, ref.organization, ref.id, after, size, newest_first=False)
 
     def _doubtful(self) -> bool:
         """Whether this may be the state from before the resume: the prompt itself is one entry."""
-        believed = self._active_seen and self.run.status not in RESTING
-        believed = believed or (not self._turn.prompt and self.run.status.ended)  # it waited, so this is news
-        return not believed and self.offset <= 1 and loop_time() < self._doubted_until
+        believed = self.active_seen and self.described.status not in RESTING
+        believed = believed or (not self.turn.prompt and self.described.status.ended)  # it waited, so this is news
+        return not believed and self.offset <= 1 and loop_time() < self.doubted_until
 
 
 def state_of(run: Run) -> TurnState:

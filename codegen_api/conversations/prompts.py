@@ -1,13 +1,13 @@
-"""What a host is told at the beginning of a run: it knows no system prompts, and nothing of other runs. Pure functions.
+"""Words: of messages and tools, and what a host is told at the beginning of a run. Pure functions.
 
-What is not the user's own words stands in a fence that no text inside can close: it is longer than any run of backticks
-there.
+A host knows no system prompts, and nothing of other runs. What is not the user's own words stands in a fence that no
+text inside can close: it is longer than any run of backticks there.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from codegen_api.runs import Step, StepKind
+from codegen_api.runs import Json, Step, StepKind, to_json
 from codegen_api.stores import Turn
 
 TRANSCRIPT_CHARACTERS = 200_000
@@ -42,6 +42,41 @@ def is_own_prompt(turn: Turn, offset: int, step: Step) -> bool:
 def storable_text(text: str) -> str:
     """``text`` without what no store can keep: NUL, and halves of surrogate pairs."""
     return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
+
+
+def content_of(message: Mapping[str, Json]) -> list[Mapping[str, Json]]:
+    """The parts of a message."""
+    content = message.get("content")
+    return [part for part in (content if isinstance(content, list | tuple) else []) if isinstance(part, Mapping)]
+
+
+def text_of(message: Mapping[str, Json]) -> str:
+    """The text of a message."""
+    texts = [part.get("text") for part in content_of(message)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def images_of(*messages: Mapping[str, Json]) -> tuple[str, ...]:
+    """The images in what a user said."""
+    parts = [part for message in messages for part in content_of(message)]
+    urls = [part.get("url") for part in parts if part.get("type") == "image"]
+    return tuple(url for url in urls if isinstance(url, str))
+
+
+def arguments_of(step: Step) -> Mapping[str, Json]:
+    """What a tool was called with, as an object: clients know nothing else."""
+    if step.input is None:
+        return {}
+    return step.input if isinstance(step.input, Mapping) else {"input": step.input}
+
+
+def output_of(step: Step) -> str:
+    """What a tool answered, as a text."""
+    return "" if step.output is None else as_text(step.output)
+
+
+def as_text(value: Json) -> str:
+    return value if isinstance(value, str) else to_json(value).decode()
 
 
 def _fenced(text: str) -> str:

@@ -9,7 +9,7 @@ process sees to it, at its start and ever after.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codegen_api.conversations.caller_store import CallerStore
@@ -51,34 +51,25 @@ LONGEST_PAUSE = 10.0
 AbsentCallers = Callable[[Principal], Caller | None]
 
 
+@dataclass(eq=False)
 class Queue:
     """Sees to turns that wait. ``absent`` gives the caller for a principal who is not here, where the deployment asks
     the host with a token of its own; None: it never does. ``clock`` gives seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        store: Store,
-        planning: Planning,
-        turns: Turns,
-        *,
-        absent: AbsentCallers | None = None,
-        clock: Callable[[], float],
-    ) -> None:
-        self._gateway = gateway
-        self._store = store
-        self._planning = planning
-        self._turns = turns
-        self._absent = absent
-        self._clock = clock
-        self._seen_to: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._looking: asyncio.Task[None] | None = None
+    gateway: Gateway
+    store: Store
+    planning: Planning
+    turns: Turns
+    absent: AbsentCallers | None
+    clock: Callable[[], float]
+    _seen_to: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
+    _looking: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """From now on look after what waits for callers who are not here."""
-        if self._absent is not None:
-            self._looking = asyncio.ensure_future(self._look_round(self._absent))
+        if self.absent is not None:
+            self._looking = asyncio.ensure_future(self._look_round(self.absent))
 
     async def aclose(self) -> None:
         """What waits goes on waiting, for whichever process comes next."""
@@ -95,7 +86,7 @@ class Queue:
             QueueFull: as many wait as may.
             Overtaken: as ``Store.add_turn``.
         """
-        turn = _queued(own.caller, wanted, talk.conversation.id, ask, self._clock())
+        turn = _queued(own.caller, wanted, talk.conversation.id, ask, self.clock())
         try:
             turn = await own.add_turn(turn, queued_at_most=MOST_QUEUED, into=talk)
         except Full as full:
@@ -110,8 +101,8 @@ class Queue:
         key = (own.owner, conversation)
         if key in self._seen_to or len(self._seen_to) >= MOST_SEEN_TO or not own.caller.may(WRITE):
             return
-        if own.caller.shared and self._absent is not None:  # what they came with may end before their turn comes
-            own = replace(own, caller=self._absent(own.caller.principal) or own.caller)
+        if own.caller.shared and self.absent is not None:  # what they came with may end before their turn comes
+            own = replace(own, caller=self.absent(own.caller.principal) or own.caller)
         task = self._seen_to[key] = asyncio.ensure_future(self._see_to(own, conversation))
         task.add_done_callback(lambda _: self._seen_to.pop(key))
 
@@ -122,12 +113,12 @@ class Queue:
         Raises:
             InvalidToken: what the caller came with is good no longer.
         """
-        until = loop_time() + self._gateway.patrol(own.caller).max_age
-        async with self._gateway.attend(own.caller) as attendant:
+        until = loop_time() + self.gateway.patrol(own.caller).max_age
+        async with self.gateway.attend(own.caller) as attendant:
             while turn.state is TurnState.QUEUED and loop_time() < until and not attendant.leaving.is_set():
                 own.caller.confirm()
                 self.see_to(own, turn.conversation)
-                happened = self._turns.starting.next_begun
+                happened = self.turns.starting.next_begun
                 # without one it went with its conversation
                 turn = await own.turn(turn.id) or replace(turn, state=TurnState.WITHDRAWN, ask=None)
                 yield turn
@@ -143,7 +134,7 @@ class Queue:
         if turn.state is TurnState.QUEUED:
             yield Leaving(Position(0))
             return
-        async with aclosing(self._turns.follow(own, turn)) as progress:
+        async with aclosing(self.turns.follow(own, turn)) as progress:
             async for news in progress:
                 yield news
 
@@ -179,7 +170,7 @@ class Queue:
         if active is None:
             await self._begin(own, waiting[0])
         else:
-            await self._turns.ended(own, active)
+            await self.turns.ended(own, active)
         return True
 
     async def _active(self, own: CallerStore, conversation: str) -> Turn | None:
@@ -194,7 +185,7 @@ class Queue:
         known = [turn for turn in turns if turn.state.begun and turn.number < waiting.number]
         wanted, ask = _asked(waiting)
         try:
-            turn, new, decisions = await self._planning.plan(own, wanted, there, ask, known)
+            turn, new, decisions = await self.planning.plan(own, wanted, there, ask, known)
         except GatewayError as error:
             if passes(error) or isinstance(error, UpstreamFailure | InProgress):
                 raise
@@ -202,7 +193,7 @@ class Queue:
             return
         turn = replace(turn, id=waiting.id, created=waiting.created, agent=waiting.agent)
         try:
-            await self._turns.starting.begin(own, turn, new, None, waiting=waiting, decisions=decisions)
+            await self.turns.starting.begin(own, turn, new, None, waiting=waiting, decisions=decisions)
         except ConversationBusy:
             pass  # another process was faster
         except GatewayError as error:
@@ -217,7 +208,7 @@ class Queue:
             parent=None if parent is None else str(parent),
             error=storable_text(error.message),
             ask=None,
-            updated=self._clock(),
+            updated=self.clock(),
         )
         await own.replace_turn(waiting, failed)
 
@@ -233,14 +224,14 @@ class Queue:
 
     async def _look_at_all(self, absent: AbsentCallers) -> None:
         place = ("", "")
-        while queues := await self._store.queues(place):
+        while queues := await self.store.queues(place):
             for owner, waiting in queues:
                 place = (owner, waiting.conversation)
                 who = _principal(waiting)
                 caller = None if who is None else absent(who)
                 if place in self._seen_to or caller is None:
                     continue
-                own = CallerStore(caller, owner, self._store)
+                own = CallerStore(caller, owner, self.store)
                 if await self._is_time(own, waiting):
                     self.see_to(own, waiting.conversation)
 
@@ -250,7 +241,7 @@ class Queue:
         if active is None or active.run is None or active.state is TurnState.STARTING:
             return True
         try:
-            run = await self._gateway.get(own.caller, active.run.organization, active.run.id)
+            run = await self.gateway.get(own.caller, active.run.organization, active.run.id)
         except GatewayError:
             return False  # the next look may tell
         return run.status.ended or run.status in RESTING

@@ -1,30 +1,56 @@
-"""Turns that are begun once, however often a client sends the same request: by its key, or, as some SDKs repeat by
-themselves, without one.
+"""What clients say twice: messages that may not have arrived, all of them with every request, or the same request.
 
+A request begins a turn once, however often it is sent: by its key, or, as some SDKs repeat by themselves, without one.
 The id of a turn is made of what tells its request from all others, so it is there, or it is not. Where a repeat has
 none of that, because the first went to another process or came before a restart, equal bodies are looked for.
 """
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from codegen_api.conversations.caller_store import TRIES
+from codegen_api.conversations.caller_store import CallerStore, retried
 from codegen_api.conversations.conversations import CallerConversations
 from codegen_api.conversations.planning import new_id
-from codegen_api.conversations.resent import LOOKED_THROUGH, heard_of
-from codegen_api.errors import Conflict, ConversationBusy, GatewayError, IdempotencyKeyReused, NotFound
+from codegen_api.errors import ConversationBusy, GatewayError, IdempotencyKeyReused, NotFound
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.keys import REPEATED_WITHIN, Key, Series
 from codegen_api.idempotency.records import RequestState
 from codegen_api.runs import Json
-from codegen_api.stores import Overtaken, Turn
+from codegen_api.stores import Turn, TurnState
 
 NAMESPACE = uuid.UUID("b1a7cf0a-3a0e-4d0f-9d2e-5f3c3a2f6e11")
 
 BODY = "body_digest"
 """Under this name the options of a turn have the digest of what was sent for it."""
+
+LOOKED_THROUGH = 50
+"""So many of a conversation's turns are looked through for a message, the latest."""
+
+
+def heard_of(turn: Turn) -> bool:
+    """Whether the host has heard of a turn, or may have, or may yet. Of one that it refused the client was told."""
+    return turn.state is not TurnState.WITHDRAWN and (turn.state is not TurnState.FAILED or turn.end is not None)
+
+
+async def said_before(own: CallerStore, conversation: str, message: Mapping[str, Json]) -> Turn | None:
+    """The turn in which the user said this, under this id, if the host may have heard it.
+
+    Raises:
+        IdempotencyKeyReused: they said something else.
+    """
+    for turn in await own.turns(conversation, limit=LOOKED_THROUGH):
+        for said in turn.messages:
+            if heard_of(turn) and said.get("id") == message["id"]:
+                if dict(said) != dict(message):
+                    raise IdempotencyKeyReused
+                return turn
+    return None
+
+
+def said_ids(turns: Iterable[Turn]) -> set[Json]:
+    """The ids of the messages that were said in these turns: of those that come again, these are not new."""
+    return {message.get("id") for turn in turns for message in turn.messages}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +65,14 @@ class TurnIds:
     metadata: Mapping[str, Json] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Once:
     """Begins the turn of one request, unless it is there. ``key`` is what the client sent of it to ``route``."""
 
-    def __init__(
-        self, conversations: CallerConversations, idempotency: Idempotency, route: str, key: Key | None
-    ) -> None:
-        self.conversations = conversations
-        self._idempotency = idempotency
-        self._route = route
-        self._key = key
+    conversations: CallerConversations
+    idempotency: Idempotency
+    route: str
+    key: Key | None
 
     async def begin(self, body: Json, begin: Callable[[TurnIds], Awaitable[Turn]]) -> Turn:
         """The turn that is there for this ``body``, as it is now, or the one that ``begin`` gives.
@@ -57,33 +81,28 @@ class Once:
             IdempotencyKeyReused: the key was used for another body.
             GatewayError: the host has not begun it, and it can be sent again.
         """
-        if self._key is None:
-            for _ in range(TRIES):
-                with suppress(Overtaken):
-                    return await begin(TurnIds(new_id(), new_id(), {}))
-            raise Conflict("Others are changing this, too; try again.")
-        series, digest = await self._idempotency.series(self.conversations.caller, self._route, self._key, body)
-        name = f"{self.conversations.owner} {self._route} {series.key}"
+        if self.key is None:
+            return await retried(lambda: begin(TurnIds(new_id(), new_id(), {})))
+        series, digest = await self.idempotency.series(self.conversations.caller, self.route, self.key, body)
+        name = f"{self.conversations.owner} {self.route} {series.key}"
         turn_id, conversation = (str(uuid.uuid5(NAMESPACE, f"{what} {name}")) for what in ("turn", "conversation"))
         ids = TurnIds(turn_id, conversation, {BODY: digest})
-        for _ in range(TRIES):
-            turn = await self._there(series, ids)
-            if turn is None:
-                try:
-                    turn = await begin(ids)
-                except Overtaken:
-                    continue
-                except (ConversationBusy, NotFound):  # perhaps by this very request, sent twice
-                    turn = await self._there(series, ids)
-                    if turn is None:
-                        series.state = None
-                        raise
-                except GatewayError:
-                    series.state = None
-                    raise
-            series.state, series.run = RequestState.DONE, turn.run
+        turn = await retried(lambda: self._begun(series, ids, begin))
+        series.state, series.run = RequestState.DONE, turn.run
+        return turn
+
+    async def _begun(self, series: Series, ids: TurnIds, begin: Callable[[TurnIds], Awaitable[Turn]]) -> Turn:
+        turn = await self._there(series, ids)
+        if turn is not None:
             return turn
-        raise Conflict("Others are changing this, too; try again.")
+        try:
+            return await begin(ids)
+        except GatewayError as error:
+            # of a turn or conversation that is busy or not there, this very request may be the reason, sent twice
+            if isinstance(error, ConversationBusy | NotFound) and (turn := await self._there(series, ids)) is not None:
+                return turn
+            series.state = None
+            raise
 
     async def _there(self, series: Series, ids: TurnIds) -> Turn | None:
         turn = await self.conversations.turn(ids.turn)

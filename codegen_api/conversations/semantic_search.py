@@ -5,15 +5,17 @@ endpoint that is down, or a new model loses nothing; whichever process looks nex
 """
 
 import asyncio
+import json
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from cachetools import LRUCache
 
-from codegen_api.conversations.item_fields import texts_at
 from codegen_api.embeddings import Embedder, NoVectors, Vector
 from codegen_api.errors import StoreUnavailable
 from codegen_api.following import loop_time
+from codegen_api.runs import Json
 from codegen_api.stores import Due, Near, Store
 from codegen_api.telemetry import log_fault, logger
 
@@ -37,6 +39,8 @@ QUESTION_SECONDS = 10.0
 
 REMEMBERED = 256
 """Questions whose vectors are remembered: who turns pages asks the same again."""
+
+_STEP = re.compile(r"\[[^\]]*\]?|\{[^}]*\}?|[^.\[{]+")
 
 
 class SemanticSearch:
@@ -171,3 +175,45 @@ class SemanticSearch:
         self._failed += 1
         wait = asked_for if asked_for is not None else 2.0 ** min(self._failed, 10)
         self._not_before = loop_time() + min(wait, LONGEST_WAIT)
+
+
+# -- where the texts of an item are -----------------------------------------------------------------------------------
+
+
+def texts_at(value: Json, paths: Sequence[str] | None) -> Iterator[str]:
+    """The texts by which a value is found: those at ``paths``, as LangGraph's stores have them, else of the whole.
+    Nothing blank: no model sees anything in that.
+
+    ``$`` is the whole; ``a.b`` a field within a field; ``a[0]`` and ``a[-1]`` an element of a list, ``a[*]`` each of
+    them; ``*`` each element or field; ``{a,b.c}`` these fields. Nothing is at a path that does not fit the value.
+    """
+    for path in ("$",) if paths is None else paths:
+        for found in _at(value, [] if path == "$" else _STEP.findall(path)):
+            text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, sort_keys=True)
+            if text.strip():
+                yield text
+
+
+def _at(value: Json, steps: Sequence[str]) -> Iterator[Json]:
+    if not steps:
+        if value is not None:
+            yield value
+        return
+    step, rest = steps[0], steps[1:]
+    if step.startswith("{"):
+        for field in step.strip("{}").split(","):
+            yield from _at(value, [*_STEP.findall(field.strip()), *rest])
+        return
+    for inside in _inside(value, step):
+        yield from _at(inside, rest)
+
+
+def _inside(value: Json, step: str) -> Sequence[Json]:
+    if isinstance(value, Mapping):
+        return list(value.values()) if step == "*" else [value[step]] if step in value else []
+    if not isinstance(value, list | tuple):
+        return []
+    if step in ("*", "[*]"):
+        return value
+    place = re.fullmatch(r"\[(-?[0-9]{1,9})\]", step)
+    return [value[int(place[1])]] if place and -len(value) <= int(place[1]) < len(value) else []

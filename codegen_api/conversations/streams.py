@@ -4,9 +4,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
-from codegen_api.conversations.conversations import CallerConversations
+from codegen_api.conversations.conversations import CallerConversations, pending_of
 from codegen_api.conversations.pages import Entries
-from codegen_api.conversations.pending import pending_of
 from codegen_api.conversations.progress import CaughtUp, TurnEnded
 from codegen_api.errors import GatewayError, ShuttingDown, StreamCut
 from codegen_api.following import Leaving, Notice, Quiet, loop_time

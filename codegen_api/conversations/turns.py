@@ -8,10 +8,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from codegen_api.conversations.caller_store import CallerStore
+from codegen_api.conversations.checkpoints import Stretch
 from codegen_api.conversations.pages import Pages
 from codegen_api.conversations.progress import (
     DECISION_DOUBT,
@@ -26,11 +28,11 @@ from codegen_api.conversations.progress import (
 )
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
-from codegen_api.errors import ConversationBusy, GatewayError, NotFound, RunEnded
+from codegen_api.errors import ConversationBusy, GatewayError, NotFound, RunEnded, Unavailable, UpstreamTimeout
 from codegen_api.following import Leaving, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Cursor, Run
+from codegen_api.runs import Cursor, LogEntry, Run
 from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import log_fault, logger, told_turn
 
@@ -39,6 +41,9 @@ INTEREST = 60.0
 
 PATIENCE = 5.0
 """Seconds that somebody who asks how a turn is waits for the first news."""
+
+READING = 30.0
+"""Seconds that somebody waits for what has come of a turn that is under way."""
 
 STOPPING = 40.0
 """Seconds that a turn which was stopped is given to end. For the first 30 after a resume an end may be an old one."""
@@ -49,8 +54,8 @@ class _Inquiry:
     """Somebody wants to know how a turn is. ``told``: as it is now is written down, or cannot be found out."""
 
     asked: float
-    told: asyncio.Event = field(default_factory=asyncio.Event)
-    task: "asyncio.Task[None] | None" = None
+    told: asyncio.Event
+    task: asyncio.Task[None]
 
 
 class Turns:
@@ -84,7 +89,6 @@ class Turns:
         turn = await self.settled(own, turn)
         if turn.state is TurnState.RUNNING and turn.run is not None:
             watch = self.watch(own, turn)
-            assert watch.task is not None  # noqa: S101 - it has just been made
             await asyncio.wait({watch.task}, timeout=INTEREST / 2)
             then = await own.turn(turn.id)
             if not watch.task.done() or then is None or not then.state.active:
@@ -96,13 +100,13 @@ class Turns:
     def watch(self, own: CallerStore, turn: Turn) -> _Inquiry:
         """Follow a turn for a while, as if somebody viewed it."""
         key = (own.owner, turn.id)
-        watch = self._watches.get(key)
-        if watch is None:
-            watch = self._watches[key] = _Inquiry(loop_time())
-            watch.task = asyncio.ensure_future(self._see(own, turn, watch))
-            watch.task.add_done_callback(lambda _: self._seen(key))
-        watch.asked = loop_time()
-        return watch
+        if key not in self._watches:
+            told = asyncio.Event()
+            task = asyncio.ensure_future(self._see(own, turn, key, told))
+            self._watches[key] = _Inquiry(loop_time(), told, task)
+            task.add_done_callback(lambda _: self._watches.pop(key).told.set())
+        self._watches[key].asked = loop_time()
+        return self._watches[key]
 
     async def follow(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Progress, None]:
         """A turn from its beginning to its end, as it comes.
@@ -116,18 +120,13 @@ class Turns:
                 yield Quiet()
                 await asyncio.sleep(LOOK_EVERY / 2)
 
-        async def finish(then: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
-            return await self._finish(own, then, run, end, answer)
-
-        def rest_of(over: Turn, offset: int) -> AsyncGenerator[tuple[TurnEntry, ...], None]:
-            return self._pages.read(own.caller, over, offset)
-
         if turn.state.active:
             most = (RESUME_DOUBT if turn.prompt else DECISION_DOUBT) if turn.resumes else 0.0
             doubt = min(turn.updated + most - self._clock(), most)
+            finish, rest_of = partial(self._finish, own), partial(self._rest, own.caller)
             source = live(self._gateway, own.caller, turn, finish, rest_of, self._shared, doubt=doubt)
         else:
-            source = self._whole(own.caller, turn)
+            source = self._rest(own.caller, turn)
         async with aclosing(source):
             async for progress in source:
                 if isinstance(progress, tuple) and any(_may_begin_another(came) for came in progress):
@@ -139,6 +138,29 @@ class Turns:
                         yield TurnEnded(then)
                         return
                 yield progress
+
+    async def entries(self, own: CallerStore, stretch: Stretch) -> tuple[LogEntry, ...]:
+        """What has come of a turn by now, up to where the stretch goes.
+
+        Raises:
+            GatewayError: the caller may not see it, or the host does not show it just now.
+        """
+        turn, upto = stretch.turn, stretch.upto
+        if turn.run is None or upto == 0 or (turn.end is None and turn.state is not TurnState.RUNNING):
+            return ()
+        entries: dict[int, LogEntry] = {}
+        try:
+            async with asyncio.timeout(READING if turn.end is None else None), aclosing(self.follow(own, turn)) as news:
+                async for came in news:
+                    if isinstance(came, tuple):
+                        entries.update((each.offset, each.entry) for each in came)
+                    if isinstance(came, Leaving):
+                        raise Unavailable(retry_after=1)
+                    if isinstance(came, CaughtUp | TurnEnded) or (upto is not None and len(entries) >= upto):
+                        break
+        except TimeoutError as error:
+            raise UpstreamTimeout("The host has not shown in time what has come of this turn.") from error
+        return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
 
     async def stop(self, own: CallerStore, turn: Turn, *, wait: bool) -> Turn:
         """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing is given up, and
@@ -164,7 +186,7 @@ class Turns:
         except RunEnded:
             wait = True  # how, is about to be seen
         watch = self.watch(own, turn)
-        if wait and watch.task is not None:
+        if wait:
             await asyncio.wait({watch.task}, timeout=STOPPING)
         return await own.turn(turn.id) or turn
 
@@ -187,14 +209,15 @@ class Turns:
         if self._stopping:
             await asyncio.wait(set(self._stopping), timeout=CLOSING)
         await self.starting.aclose()
-        tasks = [*self._stopping, *(watch.task for watch in self._watches.values() if watch.task is not None)]
+        tasks = [*self._stopping, *(watch.task for watch in self._watches.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._pages.aclose()
 
-    async def _whole(self, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
-        async for page in self._pages.read(caller, turn):
+    async def _rest(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Progress, None]:
+        """Of a turn that is over, what comes behind ``offset``."""
+        async for page in self._pages.read(caller, turn, offset):
             yield page
         yield TurnEnded(turn)
 
@@ -230,21 +253,18 @@ class Turns:
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("stopping a turn", error)
 
-    async def _see(self, own: CallerStore, turn: Turn, watch: _Inquiry) -> None:
+    async def _see(self, own: CallerStore, turn: Turn, key: tuple[str, str], told: asyncio.Event) -> None:
         try:
             async with aclosing(self.follow(own, turn)) as progress:
                 async for news in progress:
                     if isinstance(news, CaughtUp | TurnEnded | Leaving):
-                        watch.told.set()
-                    if isinstance(news, Leaving) or loop_time() >= watch.asked + INTEREST:
+                        told.set()
+                    if isinstance(news, Leaving) or loop_time() >= self._watches[key].asked + INTEREST:
                         return
         except GatewayError:
             return  # whoever asks is told what is written down
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("watching a turn", error)
-
-    def _seen(self, key: tuple[str, str]) -> None:
-        self._watches.pop(key).told.set()
 
 
 def _may_begin_another(came: TurnEntry) -> bool:

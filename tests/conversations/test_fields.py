@@ -2,7 +2,7 @@
 
 import pytest
 
-from codegen_api.conversations.item_fields import texts_at
+from codegen_api.conversations.semantic_search import texts_at
 from codegen_api.runs import Json
 
 VALUE: Json = {

@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api.conversations import Stretch
 from codegen_api.conversations.pages import FRESH, LASTING
-from codegen_api.conversations.transcript import PATIENCE
+from codegen_api.conversations.turns import READING
 from codegen_api.errors import Forbidden, GatewayError, NotFound, Unavailable, UpstreamError, UpstreamTimeout
 from codegen_api.following import Patrol
 from codegen_api.identity import READ, WRITE, Caller, Credential, Principal
@@ -240,7 +240,7 @@ async def test_who_reads_what_is_under_way_at_a_host_that_hangs_is_told_so_in_ti
         begun = asyncio.get_running_loop().time()
         with pytest.raises(UpstreamTimeout):
             await process.told(turn)
-        assert asyncio.get_running_loop().time() - begun <= PATIENCE + 1
+        assert asyncio.get_running_loop().time() - begun <= READING + 1
         hanging.set()
         assert await process.told(turn) == world.expected(turn)
 

@@ -6,8 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import unquote
 
-from codegen_api.conversations.pending import pending_in
-from codegen_api.conversations.progress import RESTING
+from codegen_api.conversations.progress import RESTING, pending_in
 from codegen_api.dialects import rejected
 from codegen_api.dialects.mcp.protocol import McpCall, Result
 from codegen_api.errors import InvalidCursor, NotFound, Rejected

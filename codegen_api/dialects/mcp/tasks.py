@@ -3,7 +3,7 @@
 import time
 from contextlib import suppress
 
-from codegen_api.conversations.pending import pending_in
+from codegen_api.conversations.progress import pending_in
 from codegen_api.dialects.mcp.protocol import INVALID_PARAMS, McpCall, Result, RpcError, told
 from codegen_api.dialects.mcp.runs import described, rests
 from codegen_api.errors import IdempotencyKeyReused, NotFound, Rejected, RunEnded

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from codegen_api.brokers import Batch
-from codegen_api.conversations.pending import pending_in
+from codegen_api.conversations.progress import pending_in
 from codegen_api.dialects import EMPTY, Prompt, rejected, says_nothing
 from codegen_api.dialects.mcp import runs
 from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Tool, failed, told

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from codegen_api.conversations import CallerConversations, Stretch, TurnIds, checked, heard_of, pending_of, text_of
-from codegen_api.conversations.resent import LOOKED_THROUGH
+from codegen_api.conversations.repeats import LOOKED_THROUGH
 from codegen_api.dialects import TITLE_CHARACTERS, not_offered
 from codegen_api.dialects.openai.inputs import ASSISTANT, INSTRUCTIONS, USER, InputItem, heard, new_words
 from codegen_api.dialects.openai.items import RESPONSE, Item
