@@ -37,10 +37,7 @@ async def retried(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 def checked(value: Json) -> None:
-    """
-    Raises:
-        Rejected: no database can keep this.
-    """
+    """Raises ``Rejected``: no database can keep this."""
     if not storable(value):
         raise Rejected("A text holds a character that cannot be kept: NUL, or half of a surrogate pair.")
 

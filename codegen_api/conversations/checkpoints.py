@@ -30,10 +30,7 @@ class TurnCheckpoint:
 
     @classmethod
     def of(cls, text: str) -> "TurnCheckpoint":
-        """
-        Raises:
-            NotFound: there can be no such checkpoint.
-        """
+        """Raises ``NotFound``: there can be no such checkpoint."""
         found = _FORM.fullmatch(text)
         if found is None:
             raise NotFound.named("TurnCheckpoint", text)

@@ -206,10 +206,7 @@ class CallerConversations(CallerStore):
             await self.shared.gateway.view(self.caller, turn.run.organization, turn.run.id)
 
     def require_good(self) -> None:
-        """
-        Raises:
-            InvalidToken: what the caller came with is good no longer.
-        """
+        """Raises ``InvalidToken``: what the caller came with is good no longer."""
         self.caller.confirm()
         if self.caller.expires is not None and self.clock() >= self.caller.expires - EXPIRY_SLACK:
             raise InvalidToken("Authentication failed: the token or key has expired.")

@@ -185,10 +185,7 @@ class _Watch:
         return True
 
     async def make_sure_of_the_log(self, resync: Resync) -> None:
-        """
-        Raises:
-            UpstreamError: it is not the one in which the turn is.
-        """
+        """Raises ``UpstreamError``: it is not the one in which the turn is."""
         if resync.cursor == 0 or not (await self._read(resync.requested - 1)).entries:
             raise UpstreamError("The host has another log under the name of this run.")
 

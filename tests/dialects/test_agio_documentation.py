@@ -3,13 +3,13 @@
 import re
 
 from codegen_api.dialects.agio import agents, responses
-from codegen_api.dialects.agio.executions import CANCELLED, COMPLETED, FAILED, PAUSED, RUNNING, SEARCHED, STARTING
+from codegen_api.dialects.agio.executions import SEARCHED, AgioStatus
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
 from tests.dialects.eventsource import parse
 
 CLIENTS = chapter("Agio")
 PUBLIC = ("/api/health",)
-STATUSES = {STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED}
+STATUSES = set(AgioStatus)
 
 
 def test_every_route_is_in_the_table_and_no_other() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Body, Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations, checked, new_id
@@ -46,10 +46,7 @@ class Agents:
         self._built_in = {agent.id: agent for agent in built_in}
 
     async def get(self, agent_id: str) -> Agent:
-        """
-        Raises:
-            NotFound: there is none, or it is somebody else's.
-        """
+        """Raises ``NotFound``: there is none, or it is somebody else's."""
         agent = await self.conversations.agent(agent_id) or self._built_in.get(agent_id)
         if agent is None or agent.archived:
             raise NotFound.named("Agent", agent_id)
@@ -76,10 +73,7 @@ class Agents:
         return Found((*first, *found.items), len(built_in) + found.total)
 
     async def add(self, agent: Agent) -> Agent:
-        """
-        Raises:
-            AlreadyExists: the id is taken.
-        """
+        """Raises ``AlreadyExists``: the id is taken."""
         taken = AlreadyExists("There is an agent with this id already.")
 
         def to(then: Agent) -> Agent:
@@ -115,10 +109,7 @@ class Agents:
         return await self.change(agent_id, to)  # somebody has changed it a moment ago
 
     async def remove(self, agent_id: str) -> None:
-        """
-        Raises:
-            NotFound: there is none, or it is somebody else's.
-        """
+        """Raises ``NotFound``: there is none, or it is somebody else's."""
         await self.get(agent_id)
         if agent_id in self._built_in:  # it is not to be there again
             await self.change(agent_id, lambda agent: replace(agent, archived=True))
@@ -143,7 +134,7 @@ Offset = Annotated[int, Query(ge=0, le=10**18, description="How many to pass ove
 # -- routes -----------------------------------------------------------------------------------------------------------
 
 
-@router.get("/api/agents", **operation("List agents", READ, responses.answers(200, responses.AgentPage, "The agents.")))
+@router.get("/api/agents", **operation("List agents", READ, responses.AGENTS))
 async def list_agents(
     agents: Known,
     limit: Limit = 20,
@@ -155,12 +146,8 @@ async def list_agents(
     return page([agent_fields(agent) for agent in found.items], found.total, limit, offset)
 
 
-@router.post(
-    "/api/agents",
-    **operation("Create an agent", WRITE, responses.answers(201, responses.AgioAgent, "The agent.", 409)),
-    status_code=201,
-)
-async def create_agent(agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
+@router.post("/api/agents", **operation("Create an agent", WRITE, responses.CREATED), status_code=201)
+async def create_agent(agents: Known, body: schemas.CreateAgioAgent) -> Response:
     """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
     now = agents.conversations.clock()
     agent_id = body.name if re.fullmatch(schemas.ID, body.name) else new_id()
@@ -168,20 +155,14 @@ async def create_agent(agents: Known, body: Annotated[schemas.CreateAgioAgent, B
     return json_response(to_json(agent_fields(await agents.add(agent))), 201)
 
 
-@router.get(
-    "/api/agents/{agent_id}",
-    **operation("Get an agent", READ, responses.answers(200, responses.AgioAgent, "The agent.")),
-)
+@router.get("/api/agents/{agent_id}", **operation("Get an agent", READ, responses.AGENT))
 async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     """One of the caller's agents."""
     return json_response(to_json(agent_fields(await agents.get(agent_id))))
 
 
-@router.put(
-    "/api/agents/{agent_id}",
-    **operation("Update an agent", WRITE, responses.answers(200, responses.AgioAgent, "The agent.", 409)),
-)
-async def update_agent(agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]) -> Response:
+@router.put("/api/agents/{agent_id}", **operation("Update an agent", WRITE, responses.UPDATED))
+async def update_agent(agents: Known, agent_id: AgentId, body: schemas.UpdateAgioAgent) -> Response:
     """Change what is sent, and leave the rest; the id stays. A session that the agent has begun goes on as it was."""
     given, now = body.model_dump(exclude_unset=True), agents.conversations.clock()
 
@@ -191,11 +172,7 @@ async def update_agent(agents: Known, agent_id: AgentId, body: Annotated[schemas
     return json_response(to_json(agent_fields(await agents.change(agent_id, to))))
 
 
-@router.delete(
-    "/api/agents/{agent_id}",
-    **operation("Delete an agent", WRITE, responses.answers(204, None, "It is gone; its runs stay.", 409)),
-    status_code=204,
-)
+@router.delete("/api/agents/{agent_id}", **operation("Delete an agent", WRITE, responses.DELETED), status_code=204)
 async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
     """Forget an agent."""
     await agents.remove(agent_id)
@@ -206,11 +183,7 @@ async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
 
 
 def _with(agent: Agent, given: Mapping[str, Json]) -> Agent:
-    """The agent with what is ``given``. What is empty is none.
-
-    Raises:
-        Rejected: it cannot be kept.
-    """
+    """The agent with what is ``given``. What is empty is none. Raises ``Rejected``: it cannot be kept."""
     checked([agent.id, agent.name, given])
     kept = {name: given[name] for name in ("tools", "enabled") if given.get(name) is not None}
     plain = {name: given[name] or None for name in ("description", "system_prompt") if name in given}

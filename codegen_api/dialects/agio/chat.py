@@ -1,9 +1,8 @@
 """Chat: something is said to an agent, and what comes of it is sent as it comes, or whole."""
 
 from collections.abc import Mapping
-from typing import Annotated
 
-from fastapi import Body, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Ask, CallerConversations, checked, new_id
@@ -28,29 +27,8 @@ router = routes_about("chat")
 EVENTS_TYPE = "text/event-stream; charset=utf-8"
 
 
-@router.post(
-    "/api/chat",
-    **operation(
-        "Chat with an agent",
-        WRITE,
-        responses.located(
-            responses.streamed(
-                responses.Answer,
-                f"With `stream` a stream of {responses.EVENTS}, and at last {responses.ENDS}; else the whole answer, "
-                "before which white space comes as a sign of life.",
-                402,
-                409,
-            )
-        ),
-    ),
-)
-async def chat(
-    request: Request,
-    _: Begins,
-    wanted: WantedOrganization,
-    agents: Known,
-    body: Annotated[schemas.Chat, Body()],
-) -> Response:
+@router.post("/api/chat", **operation("Chat with an agent", WRITE, responses.CHAT))
+async def chat(request: Request, _: Begins, wanted: WantedOrganization, agents: Known, body: schemas.Chat) -> Response:
     """Say something to an agent. The run goes on when the client leaves: `GET /api/runs/{run_id}/events` goes on with
     the stream.
 

@@ -1,35 +1,148 @@
-"""Checkpoints, as clients ask for them. Their list is under a path that says the word twice."""
+"""Checkpoints: places in runs, behind each step, and where the user has spoken and nothing has come.
 
+They are there by themselves; what a client says of one is kept with the turn. The host knows none: to go on from one,
+in the same session (restore) or in a new one (fork), takes a new run there, which is told what was said and done until
+then. Only where a run is to go on from its very end does the host's run go on, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from fastapi import Body, Path
+from fastapi import Path
 from starlette.responses import Response
 
+from codegen_api.conversations import (
+    BEFORE,
+    GO_ON,
+    Ask,
+    CallerConversations,
+    TurnCheckpoint,
+    checked,
+    new_id,
+    text_of,
+    with_transcript,
+)
+from codegen_api.dialects import TITLE_CHARACTERS
 from codegen_api.dialects.agio import responses, schemas
-from codegen_api.dialects.agio.agents import Known, Limit, Offset
-from codegen_api.dialects.agio.branches import fork, restore
+from codegen_api.dialects.agio.agents import Agents, Known, Limit, Offset
+from codegen_api.dialects.agio.chat import message_of
 from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agio.executions import find_run
-from codegen_api.dialects.agio.run_checkpoints import describe, find_place, places_of
+from codegen_api.dialects.agio.executions import OWN, Execution, find_run, note, own, run_id_of, user_of
 from codegen_api.dialects.agio.runs import RunId
 from codegen_api.dialects.agio.wire import page
-from codegen_api.errors import NotOffered
+from codegen_api.errors import Conflict, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
-from codegen_api.runs import Json, to_json
-from codegen_api.web import WantedOrganization, json_response, operation
+from codegen_api.runs import Json, Step, StepKind, to_json
+from codegen_api.stores import Conversation, Turn
+from codegen_api.web import WantedOrganization, json_response, operation, timestamp
 
 router = routes_about("checkpoints")
 
 CheckpointId = Annotated[str, Path(description="The id of a checkpoint: the run and how many steps of it, `{run}.3`.")]
-ONE = responses.answers(200, responses.Checkpoint, "The checkpoint.")
-GOES_ON = responses.answers(200, responses.Restored, "A run goes on from there.", 402, 409)
+
+MOST_DESCRIBED = 100
+"""Places of one turn that can have a description."""
+
+SYSTEM = ("system", "developer")
+SPEAKERS = {**dict.fromkeys(schemas.USER, "User"), "tool": "Tool", "function": "Tool"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Behind step ``step`` of a run, which is entry ``offset`` of a turn's stretch. By then there have been so many
+    ``messages`` in the run; ``spoken``: the agent has said or done something in that turn.
+    """
+
+    run: Execution
+    turn: Turn
+    offset: int
+    step: int
+    messages: int
+    spoken: bool
+    created: float
+
+    @property
+    def checkpoint(self) -> TurnCheckpoint:
+        return TurnCheckpoint(self.turn.id, self.offset)
+
+    @property
+    def fields(self) -> dict[str, Json]:
+        """The place as clients know it."""
+        described = _described(self.turn).get(str(self.offset))
+        said = described if isinstance(described, Mapping) else {}
+        return {
+            "id": str(self.checkpoint),
+            "run_id": self.run.id,
+            "step_num": self.step,
+            "description": said.get("description"),
+            "tags": said.get("tags") or [],
+            "created_at": timestamp(self.created),
+            "message_count": self.messages,
+            "total_tokens": None,
+        }
+
+
+async def places_of(conversations: CallerConversations, run: Execution, turn: Turn | None = None) -> list[RunPlace]:
+    """The places of a run, or those that lead to the end of one of its turns, the first one first."""
+    places: list[RunPlace] = []
+    step = messages = 0
+    for stretch in run.leading_to(turn or run.latest):
+        messages += len(stretch.turn.messages)
+        spoken, created = False, stretch.turn.created
+        if not places:  # where a run goes on there is a place already: that in which it was left
+            places.append(RunPlace(run, stretch.turn, 0, step, messages, spoken, created))
+        for offset, entry in enumerate(await conversations.entries(stretch), 1):
+            said = conversations.step(entry)
+            step, messages = step + 1, messages + _messages(said)
+            spoken, created = spoken or said.kind is not StepKind.USER, entry.created or created
+            places.append(RunPlace(run, stretch.turn, offset, step, messages, spoken, created))
+    return places
+
+
+async def find_place(conversations: CallerConversations, checkpoint_id: str) -> RunPlace:
+    """Raises ``NotFound``: there is no such checkpoint."""
+    wanted = TurnCheckpoint.of(checkpoint_id)
+    turn = await conversations.turn(wanted.turn)
+    if turn is not None:
+        run = await find_run(conversations, run_id_of(turn))
+        turn = next((each for each in run.turns if each.id == turn.id), turn)
+        for place in await places_of(conversations, run, turn):
+            if place.checkpoint == wanted:
+                return place
+    raise NotFound.named("TurnCheckpoint", checkpoint_id)
+
+
+async def describe(
+    conversations: CallerConversations, place: RunPlace, description: str | None, tags: Sequence[str]
+) -> RunPlace:
+    """The place, with what a client says of it. Raises ``Conflict``: enough was said of places of this turn."""
+    checked([description, list(tags)])
+    described = {**_described(place.turn), str(place.offset): {"description": description, "tags": list(tags)}}
+    if len(described) > MOST_DESCRIBED:
+        raise Conflict("Enough checkpoints of this run have a description.")
+    return replace(place, turn=await note(conversations, place.turn.id, checkpoints=described))
+
+
+def _described(turn: Turn) -> Mapping[str, Json]:
+    described = own(turn.options).get("checkpoints")
+    return described if isinstance(described, Mapping) else {}
+
+
+def _messages(step: Step) -> int:
+    """How many messages a step is: what the agent says or calls, and what its tool answers."""
+    if step.kind is StepKind.USER:
+        return 0
+    if step.kind is StepKind.ACTION:
+        return 2 if step.closed else 1
+    return 1 if step.text else 0
+
+
+# -- routes -----------------------------------------------------------------------------------------------------------
 
 
 @router.get(
-    "/api/checkpoints/runs/{run_id}/checkpoints",
-    **operation(
-        "List the checkpoints of a run", READ, responses.answers(200, responses.CheckpointPage, "The checkpoints.")
-    ),
+    "/api/checkpoints/runs/{run_id}/checkpoints", **operation("List the checkpoints of a run", READ, responses.PLACES)
 )
 async def list_checkpoints(
     conversations: MyConversations, run_id: RunId, limit: Limit = 20, offset: Offset = 0
@@ -41,15 +154,11 @@ async def list_checkpoints(
 
 @router.post(
     "/api/checkpoints/runs/{run_id}/checkpoints",
-    **operation(
-        "Create a checkpoint",
-        WRITE,
-        responses.answers(201, responses.NamedCheckpoint, "The checkpoint.", 409),
-    ),
+    **operation("Create a checkpoint", WRITE, responses.NAMED),
     status_code=201,
 )
 async def create_checkpoint(
-    conversations: MyConversations, run_id: RunId, body: Annotated[schemas.NewCheckpoint | None, Body()] = None
+    conversations: MyConversations, run_id: RunId, body: schemas.NewCheckpoint | None = None
 ) -> Response:
     """The checkpoint behind the latest step, with a description if one is given. It would be there without, too."""
     place = (await places_of(conversations, await find_run(conversations, run_id)))[-1]
@@ -59,35 +168,113 @@ async def create_checkpoint(
     return json_response(to_json({**done, **place.fields}), 201)
 
 
-@router.get("/api/checkpoints/{checkpoint_id}", **operation("Get a checkpoint", READ, ONE))
+@router.get("/api/checkpoints/{checkpoint_id}", **operation("Get a checkpoint", READ, responses.PLACE))
 async def get_checkpoint(conversations: MyConversations, checkpoint_id: CheckpointId) -> Response:
     """A place in a run."""
     return json_response(to_json((await find_place(conversations, checkpoint_id)).fields))
 
 
-@router.post("/api/checkpoints/{checkpoint_id}/restore", **operation("Restore a checkpoint", WRITE, GOES_ON))
+@router.post("/api/checkpoints/{checkpoint_id}/restore", **operation("Restore a checkpoint", WRITE, responses.RESTORED))
 async def restore_checkpoint(
-    wanted: WantedOrganization,
-    agents: Known,
-    checkpoint_id: CheckpointId,
-    body: Annotated[schemas.Restore | None, Body()] = None,
+    wanted: WantedOrganization, agents: Known, checkpoint_id: CheckpointId, body: schemas.Restore | None = None
 ) -> Response:
     """Take the session back to a checkpoint and go on from there, with a new run or the same one."""
-    place = await find_place(agents.conversations, checkpoint_id)
-    return json_response(to_json(await restore(agents, wanted, place, body or schemas.Restore())))
+    place, asked = await find_place(agents.conversations, checkpoint_id), body or schemas.Restore()
+    session_id, same = place.run.first.conversation, not asked.create_new_run
+    return restored(place, await go_on(agents, wanted, place, asked, session_id, same=same), same=same)
 
 
-@router.post("/api/checkpoints/{checkpoint_id}/fork", **operation("Fork from a checkpoint", WRITE, GOES_ON))
+@router.post("/api/checkpoints/{checkpoint_id}/fork", **operation("Fork from a checkpoint", WRITE, responses.RESTORED))
 async def fork_checkpoint(
-    wanted: WantedOrganization,
-    agents: Known,
-    checkpoint_id: CheckpointId,
-    body: Annotated[schemas.Fork | None, Body()] = None,
+    wanted: WantedOrganization, agents: Known, checkpoint_id: CheckpointId, body: schemas.Fork | None = None
 ) -> Response:
     """Go on from a checkpoint in a new session, with a new run. The old ones stay as they are, also if they go on."""
     if body is not None and not body.create_new_run:
         raise NotOffered(
             "A fork makes a new run: `create_new_run` cannot be false here. Restore the checkpoint for that."
         )
-    place = await find_place(agents.conversations, checkpoint_id)
-    return json_response(to_json(await fork(agents, wanted, place, body or schemas.Fork())))
+    place, asked = await find_place(agents.conversations, checkpoint_id), body or schemas.Fork()
+    checked(asked.model_dump())  # or the session would be left behind
+    now, run = agents.conversations.clock(), place.run
+    session = Conversation(
+        new_id(),
+        now,
+        now,
+        agent=run.first.agent,
+        title=run.query[:TITLE_CHARACTERS],
+        parent=str(place.checkpoint),
+    )
+    await agents.conversations.add_conversation(session)
+    return restored(place, await go_on(agents, wanted, place, asked, session.id, same=False), same=False)
+
+
+# -- going on from one ------------------------------------------------------------------------------------------------
+
+
+async def go_on(
+    agents: Agents, wanted: str | None, place: RunPlace, asked: schemas.Fork, session_id: str, *, same: bool
+) -> Turn:
+    """Go on from a place in a session, with the ``same`` run or a new one.
+
+    Raises:
+        ConversationBusy: something is under way there.
+        GatewayError: the host has not begun it.
+    """
+    changes = asked.modifications or schemas.Modifications()
+    checkpoint, query, system_prompt = place.checkpoint, changes.modified_query, changes.system_prompt
+    text = query or ""
+    if changes.modified_messages is not None:
+        # nothing of what was said before holds any more
+        root = (await agents.conversations.leading_to(place.checkpoint))[0].turn
+        checkpoint = TurnCheckpoint(root.id, BEFORE)
+        said, last = _said(changes.modified_messages)
+        query = query or last
+        text = with_transcript(said, query)
+        system_prompt = system_prompt or _instructions(changes.modified_messages)
+    elif text and not place.spoken:
+        checkpoint = TurnCheckpoint(place.turn.id, BEFORE)  # said instead of what the user had just said
+    kept: dict[str, Json] = {"continues": place.run.id} if same else {"query": query or place.run.query}
+    if user_of(place.run.first) is not None and not same:
+        kept["user_id"] = user_of(place.run.first)
+    if asked.description is not None:
+        kept["checkpoints"] = {"0": {"description": asked.description, "tags": []}}
+    ask = Ask(
+        [message_of(text)] if text else [],
+        text,
+        agent=await agents.known(place.run.first.agent),
+        system_prompt=system_prompt or None,
+        checkpoint=checkpoint,
+        fresh=not same or bool(system_prompt),
+        options={OWN: kept},
+    )
+    return await agents.conversations.begin(wanted or place.turn.organization or None, session_id, ask)
+
+
+def restored(place: RunPlace, turn: Turn, *, same: bool) -> Response:
+    run_id = place.run.id if same else turn.id
+    body: dict[str, Json] = {
+        "success": True,
+        "message": f"Run '{run_id}' goes on from checkpoint '{place.checkpoint}'",
+        "run_id": run_id,
+        "new_run_id": None if same else run_id,
+        "session_id": turn.conversation,
+        "checkpoint_id": str(place.checkpoint),
+    }
+    return json_response(to_json(body))
+
+
+def _said(messages: Sequence[schemas.Message]) -> tuple[list[tuple[str, str]], str]:
+    """Who said what, and the last words of the user behind that."""
+    said = [(SPEAKERS.get(each.role, "Assistant"), _text(each)) for each in messages if each.role not in SYSTEM]
+    last = said.pop()[1] if said and said[-1][0] == SPEAKERS["user"] else ""
+    return said, last if last.strip() else GO_ON
+
+
+def _instructions(messages: Sequence[schemas.Message]) -> str | None:
+    return "\n\n".join(_text(each) for each in messages if each.role in SYSTEM) or None
+
+
+def _text(message: schemas.Message) -> str:
+    if isinstance(message.content, str | None):
+        return message.content or ""
+    return text_of({"content": message.content}) or to_json(message.content).decode()

@@ -72,10 +72,7 @@ class EventPosition:
 
     @classmethod
     def of(cls, text: str) -> "EventPosition":
-        """
-        Raises:
-            InvalidCursor: it is none.
-        """
+        """Raises ``InvalidCursor``: it is none."""
         found = _POSITION.fullmatch(text.strip())
         if found is None:
             raise InvalidCursor("The last event id is none that is given here.")

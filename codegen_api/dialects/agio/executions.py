@@ -6,6 +6,7 @@ The run has the id of its first turn. Turns that another dialect began are runs,
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from codegen_api.conversations import BEFORE, CallerConversations, Stretch, end_of, parent_of, text_of
 from codegen_api.errors import NotFound
@@ -22,14 +23,14 @@ AT_A_TIME = 1000
 SETTLED = 20
 """So many runs of a list that go on are looked after."""
 
-STATUSES = STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (
-    "starting",
-    "running",
-    "paused",
-    "completed",
-    "failed",
-    "cancelled",
-)
+
+class AgioStatus(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +54,23 @@ class Execution:
         return self.first.id
 
     @property
-    def status(self) -> str:
+    def status(self) -> AgioStatus:
         latest = self.latest
         match latest.state:
             case TurnState.WAITING if own(latest.options).get("cancelled") is True:
-                return CANCELLED
+                return AgioStatus.CANCELLED
             case TurnState.WAITING:
-                return COMPLETED if self.superseded else PAUSED
+                return AgioStatus.COMPLETED if self.superseded else AgioStatus.PAUSED
             case TurnState.CANCELLED if is_paused(latest) and not self.superseded:
-                return PAUSED
+                return AgioStatus.PAUSED
             case TurnState.UNKNOWN:
-                return FAILED
+                return AgioStatus.FAILED
             case TurnState.QUEUED:
-                return STARTING
+                return AgioStatus.STARTING
             case TurnState.WITHDRAWN:
-                return CANCELLED
+                return AgioStatus.CANCELLED
             case state:
-                return state.value
+                return AgioStatus(state.value)
 
     @property
     def query(self) -> str:
@@ -160,11 +161,7 @@ def length_of(stretch: Stretch) -> int | None:
 
 
 async def find_run(conversations: CallerConversations, run_id: str) -> Execution:
-    """A run as it is now.
-
-    Raises:
-        NotFound: there is none.
-    """
+    """A run as it is now. Raises ``NotFound``: there is none."""
     first = await conversations.turn(run_id)
     if first is None or continued(first) is not None:
         raise NotFound.named("Run", run_id)

@@ -209,19 +209,39 @@ answers = Answers(
 )
 
 
-def streamed(model: Any, description: str, *errors: int) -> Responses:
+def _streamed(model: Any, description: str, *errors: int) -> Responses:
     """The same, where the answer is JSON or a stream."""
     found = answers(200, model, description, *errors)
     found[200]["content"] = {"text/event-stream": {"schema": EVENT, "example": _stream_example()}}
     return found
 
 
-def located(found: Responses) -> Responses:
-    """The same, where the answer says which run it tells of."""
-    found[200]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
-    return found
-
-
+CHAT = _streamed(
+    Answer,
+    f"With `stream` a stream of {EVENTS}, and at last {ENDS}; else the whole answer, before which white space comes as"
+    " a sign of life.",
+    402,
+    409,
+)
+CHAT[200]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
+HAPPENED = _streamed(
+    Events,
+    "With `Accept: text/event-stream` the same stream as that of the chat, from the position on; else what has come by"
+    " now.",
+)
+AGENTS = answers(200, AgentPage, "The agents.")
+AGENT = answers(200, AgioAgent, "The agent.")
+CREATED = answers(201, AgioAgent, "The agent.", 409)
+UPDATED = answers(200, AgioAgent, "The agent.", 409)
+DELETED = answers(204, None, "It is gone; its runs stay.", 409)
+RUNS = answers(200, RunPage, "The runs.")
+RUN_NOW = answers(200, AgioRun, "The run.")
+STOPPED = answers(200, Done, "It is done.", 409, 501)
+RESUMED = answers(200, Done, "It goes on.", 402, 409)
+PLACES = answers(200, CheckpointPage, "The checkpoints.")
+PLACE = answers(200, Checkpoint, "The checkpoint.")
+NAMED = answers(201, NamedCheckpoint, "The checkpoint.", 409)
+RESTORED = answers(200, Restored, "A run goes on from there.", 402, 409)
 HEALTH: Responses = {
     200: {"model": Health, "description": "How the process is."},
     **answers.errors(*ANYWHERE),

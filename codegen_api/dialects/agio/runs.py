@@ -1,34 +1,55 @@
-"""Runs: which there are, what has come of them, and how they are paused, resumed and cancelled."""
+"""Runs: which there are, what has come of them, and how they are paused, resumed and cancelled.
+
+A pause is a stop that means to go on: the run keeps its id, and the host's log its run. What is already as it was to be
+is no error. What cannot be is a conflict.
+"""
 
 from typing import Annotated
 
-from fastapi import Body, Path, Query, Request
+from fastapi import Path, Query, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations
-from codegen_api.dialects.agio import controls, responses, schemas
+from codegen_api.conversations import Ask, CallerConversations
+from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset
-from codegen_api.dialects.agio.chat import answered
+from codegen_api.dialects.agio.chat import answered, message_of
 from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition
-from codegen_api.dialects.agio.executions import STATUSES, Execution, every_run, find_run, length_of, user_of
+from codegen_api.dialects.agio.executions import (
+    OWN,
+    AgioStatus,
+    Execution,
+    every_run,
+    find_run,
+    is_paused,
+    length_of,
+    note,
+    user_of,
+)
 from codegen_api.dialects.agio.streams import Reader, metrics
 from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
-from codegen_api.errors import InvalidCursor, NotOffered
+from codegen_api.errors import (
+    Conflict,
+    ConversationBusy,
+    GatewayError,
+    InvalidCursor,
+    NotOffered,
+    Unsupported,
+    UpstreamFailure,
+)
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
+from codegen_api.stores import TurnState
 from codegen_api.unknown_names import warn
 from codegen_api.web import json_response, operation
 
 router = routes_about("runs")
 
 RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
-STOPPED = responses.answers(200, responses.Done, "It is done.", 409, 501)
-RESUMED = responses.answers(200, responses.Done, "It goes on.", 402, 409)
 
 
-@router.get("/api/runs", **operation("List runs", READ, responses.answers(200, responses.RunPage, "The runs.")))
+@router.get("/api/runs", **operation("List runs", READ, responses.RUNS))
 async def list_runs(
     request: Request,
     conversations: MyConversations,
@@ -51,13 +72,13 @@ async def list_runs(
         and session_id in (None, run.first.conversation)
         and status in (None, run.status)
     ]
-    if status is not None and not found and status not in STATUSES:
-        warn(request, f"no run has this status; there are {', '.join(STATUSES)}", "query", "status")
+    if status is not None and not found and status not in list(AgioStatus):
+        warn(request, f"no run has this status; there are {', '.join(AgioStatus)}", "query", "status")
     items = [run_fields(run, None, metrics_fields(None, None, _steps(run))) for run in found[offset : offset + limit]]
     return page(items, len(found), limit, offset)
 
 
-@router.get("/api/runs/{run_id}", **operation("Get a run", READ, responses.answers(200, responses.AgioRun, "The run.")))
+@router.get("/api/runs/{run_id}", **operation("Get a run", READ, responses.RUN_NOW))
 async def get_run(conversations: MyConversations, run_id: RunId) -> Response:
     """A run as it is now, with what the agent has said by now."""
     run = await find_run(conversations, run_id)
@@ -69,15 +90,7 @@ async def get_run(conversations: MyConversations, run_id: RunId) -> Response:
 
 @router.get(
     "/api/runs/{run_id}/events",
-    **operation(
-        "List or stream the events of a run",
-        READ,
-        responses.streamed(
-            responses.Events,
-            "With `Accept: text/event-stream` the same stream as that of the chat, from the position on; else what has"
-            " come by now.",
-        ),
-    ),
+    **operation("List or stream the events of a run", READ, responses.HAPPENED),
 )
 async def get_run_events(
     request: Request,
@@ -105,25 +118,86 @@ async def get_run_events(
     return json_response(to_json(body))
 
 
-@router.post("/api/runs/{run_id}/pause", **operation("Pause a run", WRITE, STOPPED))
+@router.post("/api/runs/{run_id}/pause", **operation("Pause a run", WRITE, responses.STOPPED))
 async def pause_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host, meaning to go on. Streams of it stay open and are silent."""
-    return done("paused", await controls.pause(conversations, await find_run(conversations, run_id)))
+    run = await _stoppable(conversations, run_id, "pause", AgioStatus.STARTING, AgioStatus.RUNNING, AgioStatus.PAUSED)
+    if run.latest.state is TurnState.QUEUED:
+        raise Conflict(f"Cannot pause run '{run.id}': it waits for another one.")
+    if run.latest.state.active:
+        # noted before it is stopped: who sees it stop is to know what that means
+        turn = await note(conversations, run.latest.id, paused=True)
+        try:
+            await _stopped(conversations, run.as_now(turn))
+        except UpstreamFailure:
+            raise  # it may stop yet
+        except GatewayError as error:
+            if not isinstance(error, ConversationBusy):
+                await note(conversations, turn.id, paused=None)
+            raise
+        run = await find_run(conversations, run.id)
+    return done("paused", _require("pause", run, AgioStatus.PAUSED))
 
 
-@router.post("/api/runs/{run_id}/resume", **operation("Resume a run", WRITE, RESUMED))
-async def resume_run(agents: Known, run_id: RunId, body: Annotated[schemas.Resume | None, Body()] = None) -> Response:
+@router.post("/api/runs/{run_id}/resume", **operation("Resume a run", WRITE, responses.RESUMED))
+async def resume_run(agents: Known, run_id: RunId, body: schemas.Resume | None = None) -> Response:
     """Go on with a run that was paused, or whose agent waits for an answer. Without a `message` the agent is told
     `Go on.`
     """
-    run = await find_run(agents.conversations, run_id)
-    return done("resumed", await controls.resume(agents, run, None if body is None else body.message))
+    run = _require("resume", await find_run(agents.conversations, run_id), AgioStatus.PAUSED)
+    message = None if body is None else body.message
+    ask = Ask(
+        [] if message is None else [message_of(message)],
+        message or "",
+        agent=await agents.known(run.first.agent),
+        options={OWN: {"continues": run.id}},
+    )
+    turn = await agents.conversations.begin(run.latest.organization or None, run.first.conversation, ask)
+    return done("resumed", Execution((*run.turns, turn)))
 
 
-@router.post("/api/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, STOPPED))
+@router.post("/api/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, responses.STOPPED))
 async def cancel_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host for good. What it has done stays."""
-    return done("cancelled", await controls.cancel(conversations, await find_run(conversations, run_id)))
+    run = await _stoppable(
+        conversations,
+        run_id,
+        "cancel",
+        AgioStatus.STARTING,
+        AgioStatus.RUNNING,
+        AgioStatus.PAUSED,
+        AgioStatus.CANCELLED,
+    )
+    if is_paused(run.latest):
+        run = run.as_now(await note(conversations, run.latest.id, paused=None))
+    if not run.latest.state.over:
+        await _stopped(conversations, run)
+    elif run.latest.state is TurnState.WAITING:  # the turn is over already, and this is what became of it
+        await conversations.cancel_run(run.latest)
+        await note(conversations, run.latest.id, cancelled=True)
+    return done("cancelled", _require("cancel", await find_run(conversations, run.id), AgioStatus.CANCELLED))
+
+
+# -- beneath ----------------------------------------------------------------------------------------------------------
+
+
+async def _stoppable(conversations: CallerConversations, run_id: str, what: str, *also: AgioStatus) -> Execution:
+    run = await find_run(conversations, run_id)
+    if not conversations.can_stop:
+        raise Unsupported("The host cannot stop a run.")
+    return _require(what, run, AgioStatus.STARTING, AgioStatus.RUNNING, AgioStatus.PAUSED, *also)
+
+
+def _require(what: str, run: Execution, *statuses: AgioStatus) -> Execution:
+    if run.status not in statuses:
+        raise Conflict(f"Cannot {what} run '{run.id}': it is {run.status}.")
+    return run
+
+
+async def _stopped(conversations: CallerConversations, run: Execution) -> None:
+    turn = await conversations.stop(run.latest, wait=True)
+    if turn.state.active:
+        raise ConversationBusy("The run was told to stop, and has not ended yet; ask again.")
 
 
 def _steps(run: Execution) -> int:
@@ -131,10 +205,7 @@ def _steps(run: Execution) -> int:
 
 
 async def _require_position(conversations: CallerConversations, run: Execution, position: EventPosition) -> None:
-    """
-    Raises:
-        InvalidCursor: the run has no such step.
-    """
+    """Raises ``InvalidCursor``: the run has no such step."""
     left = position.step
     for stretch in run.stretches:
         length = length_of(stretch)

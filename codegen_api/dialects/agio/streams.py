@@ -11,7 +11,7 @@ from dataclasses import replace
 from codegen_api.conversations import CallerConversations, CaughtUp, StreamLife, Stretch, TurnEnded, TurnEntry, updates
 from codegen_api.delivery import WRITE_BYTES
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
-from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
+from codegen_api.dialects.agio.executions import AgioStatus, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown, StreamCut
 from codegen_api.runs import Json, to_json
@@ -111,7 +111,7 @@ class Reader:
 
     @property
     def _waits_for_resume(self) -> bool:
-        return self.run.status == PAUSED and is_paused(self.run.latest)
+        return self.run.status == AgioStatus.PAUSED and is_paused(self.run.latest)
 
     async def _behind_a_pause(self) -> list[Stretch]:
         """With what the run goes on: wait for that if it is paused. Nothing, if it never will.
@@ -143,11 +143,13 @@ class Reader:
 
 def ending(run: Execution, teller: RunTeller) -> RunEvent:
     """What comes last. A host that waits for its user has said all that it will until they answer."""
-    if run.status == FAILED:
+    if run.status == AgioStatus.FAILED:
         code = "outcome_unknown" if run.latest.state is TurnState.UNKNOWN else "run_failed"
         error = run.latest.error or "The run has failed."
         return RunEvent("error", {"error": error, "code": code, **outcome_fields(run, teller)})
-    return RunEvent("run_cancelled" if run.status == CANCELLED else "run_completed", outcome_fields(run, teller))
+    return RunEvent(
+        "run_cancelled" if run.status == AgioStatus.CANCELLED else "run_completed", outcome_fields(run, teller)
+    )
 
 
 def broken(run: Execution, teller: RunTeller, error: GatewayError) -> RunEvent:

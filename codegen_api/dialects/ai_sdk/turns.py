@@ -77,11 +77,7 @@ async def _ask(
 
 
 async def _agent(conversations: CallerConversations, body: SendMessages, title: str) -> Agent | None:
-    """With whom the chat is, which is made if it is not there.
-
-    Raises:
-        NotFound: there is no such agent.
-    """
+    """With whom the chat is, which is made if it is not there. Raises ``NotFound``: there is no such agent."""
     named = None
     if body.agent_id is not None:
         named = NotFound.unless(await conversations.agent(body.agent_id), "Agent", body.agent_id)

@@ -69,10 +69,7 @@ async def list_items(
 
 
 async def _conversation(conversations: CallerConversations, conversation_id: str) -> Conversation:
-    """
-    Raises:
-        NotFound: there is none.
-    """
+    """Raises ``NotFound``: there is none."""
     name = conversation_id.removeprefix(CONVERSATION)
     return NotFound.unless(await conversations.conversation(name), "Conversation", conversation_id)
 

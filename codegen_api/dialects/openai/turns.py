@@ -20,11 +20,7 @@ LOOKED_FOR = 20
 
 
 async def find_turn(conversations: CallerConversations, response_id: str) -> Turn:
-    """The turn of a response, as it is now, which the caller may see.
-
-    Raises:
-        NotFound: there is none.
-    """
+    """The turn of a response, as it is now, which the caller may see. Raises ``NotFound``: there is none."""
     turn = await _turn(conversations, response_id)
     await conversations.require_right(turn)
     return await conversations.find_turn(turn.id)
