@@ -59,10 +59,8 @@ async def path(
     own: CallerStore, checkpoint: TurnCheckpoint | None, known: Sequence[Turn] = (), *, asked_for: bool = False
 ) -> list[Stretch]:
     """The turns that lead to a checkpoint, the first one first. ``known`` need not be looked up. What a conversation is
-    a fork of may be no more: then that is missing at the front.
-
-    Raises:
-        NotFound: there is no such checkpoint, and somebody has ``asked_for`` it.
+    a fork of may be no more: then that is missing at the front; of a checkpoint that somebody has ``asked_for``,
+    ``NotFound`` is raised.
     """
     turns = {turn.id: turn for turn in known}
     found: list[Stretch] = []
@@ -87,11 +85,8 @@ async def path_within(
     known: Sequence[Turn],
     has: Callable[[Turn, int], Awaitable[bool]],
 ) -> list[Stretch]:
-    """The same for a checkpoint of a conversation, or of one that it is a fork of. ``known`` are its turns, and ``has``
-    says whether there is an entry of one by now.
-
-    Raises:
-        NotFound: there is no such checkpoint.
+    """The same for a checkpoint of a conversation, or of one that it is a fork of; else raises ``NotFound``. ``known``
+    are its turns, and ``has`` says whether there is an entry of one by now.
     """
     found = await path(own, checkpoint, known, asked_for=True)
     if any(turn.id == checkpoint.turn for turn in known):

@@ -156,9 +156,9 @@ class CallerConversations(CallerStore):
         Raises:
             Overtaken: it is to be added or changed, and others did that.
             NotFound: there is no such conversation or checkpoint.
-            ConversationBusy: a turn is under way, or waits.
-            QueueFull: too many do.
+            ConversationBusy: a turn is under way, or waits. ``QueueFull``: too many do.
             NotOffered: what is to be done about that cannot be done here.
+            Conflict: its run waits for an answer, and nothing is said. ``Rejected``: images are said.
             GatewayError: the host has not begun it, and the turn has failed.
         """
         checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
@@ -188,19 +188,13 @@ class CallerConversations(CallerStore):
         return await self.talk(conversation)
 
     async def find_turn(self, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
-        """A turn; as it is now (``settled``), or as it was when somebody last looked.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """A turn, as it is now (``settled``) or was when last looked at; raises ``NotFound`` where there is none."""
         turn = NotFound.unless(await self.turn(id), "Run", id)
         return await self._settled(turn) if settled else turn
 
     async def require_right(self, turn: Turn) -> None:
-        """To be asked before anything of a turn is told.
-
-        Raises:
-            GatewayError: the caller may not see its run, or the host cannot say so just now.
+        """To be asked before anything of a turn is told: raises ``GatewayError`` where the caller may not see its run,
+        or the host cannot say so just now.
         """
         if turn.run is not None:
             await self.shared.gateway.view(self.caller, turn.run.organization, turn.run.id)
@@ -219,11 +213,8 @@ class CallerConversations(CallerStore):
     async def turn_after(
         self, conversation: str, number: int, *, within: float, leaving: asyncio.Event | None = None
     ) -> Turn | None:
-        """The first turn of a conversation behind number ``number``; None when there is none ``within`` seconds.
-
-        Raises:
-            NotFound: there is no such conversation (any more).
-            StreamCut: it is time for ``leaving``.
+        """The first turn of a conversation behind number ``number``; None when there is none ``within`` seconds. Raises
+        ``NotFound`` without such a conversation (any more), and ``StreamCut`` when it is time for ``leaving``.
         """
         deadline = loop_time() + within
         while True:
@@ -258,7 +249,7 @@ class CallerConversations(CallerStore):
             self.shared.queue.see_to(self, turn.conversation)
 
     def waiting(self, turn: Turn) -> AsyncGenerator[Turn, None]:
-        """A turn that waits, every now and then; the last time it does so no longer, or this process is to be left."""
+        """As ``Queue.waiting``."""
         return self.shared.queue.waiting(self, turn)
 
     def follow(self, turn: Turn) -> AsyncGenerator[Progress, None]:
@@ -268,11 +259,8 @@ class CallerConversations(CallerStore):
         return self.shared.turns.follow(self, turn)
 
     async def stop(self, turn: Turn, *, wait: bool = False) -> Turn:
-        """Stop a turn, if it is not over; ``wait`` until it is. One that waits is never begun.
-
-        Raises:
-            Unsupported: the host cannot stop a run.
-            ConversationBusy: it is not known yet whether the host has begun it.
+        """Stop a turn, if it is not over; ``wait`` until it is. One that waits is never begun. Raises ``Unsupported``
+        where the host cannot, and ``ConversationBusy`` while it is not known whether the host has begun it.
         """
         return await self.shared.turns.stop(self, turn, wait=wait)
 
@@ -310,11 +298,7 @@ class CallerConversations(CallerStore):
     # -- what was said ------------------------------------------------------------------------------------------------
 
     async def path(self, conversation: str, checkpoint: TurnCheckpoint | None = None) -> list[Stretch]:
-        """The stretches of turns that lead to a checkpoint of a conversation, else to its end.
-
-        Raises:
-            NotFound: there is no such checkpoint.
-        """
+        """The stretches that lead to a checkpoint of a conversation, or raises ``NotFound``; else to its end."""
         known = [turn for turn in await self.turns(conversation) if turn.state.begun]
         if checkpoint is not None:
             return await checkpoints.path_within(self, conversation, checkpoint, known, self.has)

@@ -41,11 +41,7 @@ class Pages:
         return int(self._kept.currsize)
 
     async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Entries, None]:
-        """What comes behind ``offset`` in a turn that is over.
-
-        Raises:
-            GatewayError: the caller may not see it, or the host does not show it just now.
-        """
+        """What comes behind ``offset`` in a turn that is over; raises ``GatewayError`` where that is not shown."""
         end = turn.begin if turn.end is None else turn.end
         size = self._gateway.page_size
         while turn.run is not None and (cursor := turn.begin + offset) < end:

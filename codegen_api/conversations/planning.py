@@ -67,12 +67,7 @@ class Planning:
         self, own: CallerStore, wanted: str | None, conversation: Conversation, ask: Ask, known: Sequence[Turn]
     ) -> tuple[Turn, NewRun, Decisions]:
         """The turn, the run that is to be created for it, and what its host is told in place of its prompt. ``known``
-        are the conversation's turns, newest first.
-
-        Raises:
-            NotFound: there is no such checkpoint.
-            Conflict: the run waits for an answer, and nothing is said.
-            Rejected: it does, and images are no answer.
+        are the conversation's turns, newest first. Raises what ``CallerConversations.begin`` does of a plan.
         """
         now, checkpoint = self.clock(), ask.checkpoint or latest_end(conversation, known)
         turn = Turn(

@@ -79,13 +79,7 @@ class Queue:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def add(self, own: CallerStore, wanted: str | None, talk: Talk, ask: Ask) -> Turn:
-        """Write down a turn that waits.
-
-        Raises:
-            NotFound: there is no such conversation.
-            QueueFull: as many wait as may.
-            Overtaken: as ``Store.add_turn``.
-        """
+        """Write down a turn that waits. Raises ``NotFound``, ``QueueFull`` or ``Overtaken``."""
         turn = _queued(own.caller, wanted, talk.conversation.id, ask, self.clock())
         try:
             turn = await own.add_turn(turn, queued_at_most=MOST_QUEUED, into=talk)
@@ -108,10 +102,7 @@ class Queue:
 
     async def waiting(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Turn, None]:
         """A turn that waits, every now and then; the last time it does so no longer, or whoever waits for that is to
-        come back, here or elsewhere.
-
-        Raises:
-            InvalidToken: what the caller came with is good no longer.
+        come back, here or elsewhere. Raises ``InvalidToken`` when what the caller came with is good no longer.
         """
         until = loop_time() + self.gateway.patrol(own.caller).max_age
         async with self.gateway.attend(own.caller) as attendant:
@@ -158,10 +149,8 @@ class Queue:
             log_fault("beginning a turn that waited", error)
 
     async def _step(self, own: CallerStore, conversation: str) -> bool:
-        """Wait for what is under way, or begin what waits; whether anything does.
-
-        Raises:
-            GatewayError: neither can be done just now, or ever with this caller.
+        """Wait for what is under way, or begin what waits; whether anything does. Raises ``GatewayError`` where neither
+        can be done just now, or ever with this caller.
         """
         waiting = await own.turns(conversation, states=[TurnState.QUEUED], limit=1, newest_first=False)
         if not waiting:

@@ -34,10 +34,8 @@ def heard_of(turn: Turn) -> bool:
 
 
 async def said_before(own: CallerStore, conversation: str, message: Mapping[str, Json]) -> Turn | None:
-    """The turn in which the user said this, under this id, if the host may have heard it.
-
-    Raises:
-        IdempotencyKeyReused: they said something else.
+    """The turn in which the user said this, under this id, if the host may have heard it; raises
+    ``IdempotencyKeyReused`` where they said something else.
     """
     for turn in await own.turns(conversation, limit=LOOKED_THROUGH):
         for said in turn.messages:
@@ -75,11 +73,8 @@ class Once:
     key: Key | None
 
     async def begin(self, body: Json, begin: Callable[[TurnIds], Awaitable[Turn]]) -> Turn:
-        """The turn that is there for this ``body``, as it is now, or the one that ``begin`` gives.
-
-        Raises:
-            IdempotencyKeyReused: the key was used for another body.
-            GatewayError: the host has not begun it, and it can be sent again.
+        """The turn that is there for this ``body``, as it is now, or the one that ``begin`` gives. Raises
+        ``IdempotencyKeyReused`` where the key was used for another body.
         """
         if self.key is None:
             return await retried(lambda: begin(TurnIds(new_id(), new_id(), {})))

@@ -70,10 +70,8 @@ class SemanticSearch:
         self._put.set()
 
     async def nearest(self, owner: str, prefix: Sequence[str], question: str, limit: int) -> Sequence[Near] | None:
-        """The items whose meaning is nearest to that of ``question``; None when that cannot be told just now.
-
-        Raises:
-            NotOffered: there are more than can be compared.
+        """The items whose meaning is nearest to that of ``question``; None when that cannot be told just now. Raises
+        ``NotOffered`` where there are more than can be compared.
         """
         known = self._asked.get(question)
         if known is None or known[0] != self._space:
@@ -116,11 +114,7 @@ class SemanticSearch:
                 pass
 
     async def _round(self) -> bool:
-        """See to some of what is due. Whether more may be.
-
-        Raises:
-            NoVectors: the endpoint does not make any just now.
-        """
+        """See to some of what is due; whether more may be. Raises ``NoVectors`` where none are made just now."""
         if self._space is None:  # which nobody knows before the first vector is here
             await self._embed(["space"])
         assert self._space is not None  # noqa: S101 - see above

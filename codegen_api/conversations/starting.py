@@ -75,17 +75,11 @@ class Starting:
         decisions: Decisions = (),
     ) -> Turn:
         """Write a turn down behind those of ``talk``, and tell the host of it. When nobody can say whether it has
-        heard, the turn stays as it is, and is looked for.
+        heard, the turn stays as it is, and is looked for. Raises what ``CallerConversations.begin`` does.
 
         One that has waited was written down as ``waiting``, and becomes that again when the host has surely heard
-        nothing and may be told later. Who begins it first has begun it, whichever process that is. With ``decisions``
-        a run that is resumed is told these, and not its prompt.
-
-        Raises:
-            NotFound: there is no such conversation any more.
-            ConversationBusy: there is a turn that was not known, or this one waits no longer.
-            Overtaken: as ``Store.add_turn``.
-            GatewayError: the host has surely not begun it; the turn has failed, or waits again.
+        nothing and may be told later. Who begins it first has begun it, whichever process that is: else it is
+        ``ConversationBusy``. With ``decisions`` a run that is resumed is told these, and not its prompt.
         """
         current = trace.get()
         if current is not None and current.span is not None:
@@ -95,11 +89,7 @@ class Starting:
         )
 
     async def found(self, own: CallerStore, turn: Turn) -> Turn:
-        """A turn that was being told to the host, as far as it can be found out what came of it.
-
-        Raises:
-            GatewayError: the host tells this caller nothing.
-        """
+        """What came of a turn that was being told to the host, if it can be found out. Raises what the host does."""
         under_way = await self._under_way.landed(turn.id, within=LOOK_EVERY)
         turn = await own.turn(turn.id) or turn
         if under_way or turn.state is not TurnState.STARTING or turn.id in self._looked:
@@ -213,11 +203,7 @@ class Starting:
         return run
 
     async def _found_within(self, seconds: float, caller: Caller, turn: Turn, decisions: Decisions) -> RunRef | None:
-        """Look for a turn whose host answered with a fault, once more when it can do nothing about it any more.
-
-        Raises:
-            GatewayError: the last look has told nothing.
-        """
+        """Look for a turn whose host answered with a fault, once more when it can do nothing about it any more."""
         with suppress(GatewayError):
             if (found := await self._look(caller, turn, decisions)) is not None:
                 return found

@@ -36,11 +36,7 @@ class Teller(Protocol[T_co]):
     def take(self, entries: Entries) -> T_co: ...
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> T_co:
-        """What comes behind the last entry. ``pending`` is what its run waits for.
-
-        Raises:
-            ReaderAhead: the reader has something behind that.
-        """
+        """What comes behind the last entry. Raises ``ReaderAhead`` for a reader who has something behind that."""
         ...
 
 
@@ -59,11 +55,7 @@ class StreamLife:
         return max(0.0, self._until - loop_time())
 
     def check(self) -> None:
-        """
-        Raises:
-            InvalidToken: what the caller came with is good no longer.
-            StreamCut: the stream is old.
-        """
+        """Raises ``InvalidToken`` where what the caller came with is not good any longer, ``StreamCut`` in the end."""
         self._conversations.require_good()
         if not self.left:
             raise StreamCut
@@ -72,11 +64,8 @@ class StreamLife:
 async def updates(
     conversations: CallerConversations, turn: Turn
 ) -> AsyncGenerator[Entries | CaughtUp | TurnEnded | None, None]:
-    """A turn from its beginning to its end, as it comes. None is a sign of life.
-
-    Raises:
-        InvalidToken: what the caller came with is good no longer.
-        StreamCut: this process, or the stream, is to be left.
+    """A turn from its beginning to its end, as it comes. None is a sign of life. Raises ``InvalidToken`` when what the
+    caller came with is good no longer, and ``StreamCut`` when this process, or the stream, is to be left.
     """
     async with aclosing(conversations.follow(turn)) as progress:
         async for news in progress:
@@ -97,14 +86,10 @@ async def tell(
     conversations: CallerConversations, turn: Turn, teller: Callable[[bool], Teller[T]], *, at_once: bool
 ) -> AsyncGenerator[T | None, None]:
     """What a reader is told of a turn as it comes. None is a sign of life. The beginning is told ``at_once``, or when
-    the log was seen.
+    the log was seen. Raises what ``updates`` does.
 
     ``teller`` is asked for one that believes where the reader says to be; and if nobody can be there, for one that does
     not.
-
-    Raises:
-        InvalidToken: what the caller came with is good no longer.
-        StreamCut: this process, or the stream, is to be left.
     """
     for is_believed in (True, False):
         try:
@@ -125,10 +110,7 @@ async def frames(
     failed: Callable[[GatewayError], bytes],
 ) -> AsyncGenerator[bytes, None]:
     """The same as bytes, at once, with ``heartbeat`` as a sign of life. Where nobody can say how the turn goes on, what
-    ``failed`` makes of that comes last.
-
-    Raises:
-        StreamCut: it breaks off, and the turn goes on.
+    ``failed`` makes of that comes last. Raises ``StreamCut`` where it breaks off, and the turn goes on.
     """
     try:
         async with aclosing(tell(conversations, turn, teller, at_once=True)) as told:

@@ -81,11 +81,7 @@ class Turns:
         return (await own.turn(turn.id) or turn) if turn.state.active else turn
 
     async def ended(self, own: CallerStore, turn: Turn) -> None:
-        """Wait for the end of a turn, for a while.
-
-        Raises:
-            GatewayError: this caller cannot see how it goes on, or nobody can just now.
-        """
+        """Wait for the end of a turn, for a while; raises ``GatewayError`` where nobody can see how it goes on."""
         turn = await self.settled(own, turn)
         if turn.state is TurnState.RUNNING and turn.run is not None:
             watch = self.watch(own, turn)
@@ -109,11 +105,7 @@ class Turns:
         return self._watches[key]
 
     async def follow(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Progress, None]:
-        """A turn from its beginning to its end, as it comes.
-
-        Raises:
-            GatewayError: the caller may not see it, or nobody can say how it goes on.
-        """
+        """A turn as it comes, from its beginning to its end; raises ``GatewayError`` where nobody can say how it is."""
         while turn.state is TurnState.STARTING:
             turn = await self.starting.found(own, turn)
             if turn.state is TurnState.STARTING:
@@ -140,11 +132,7 @@ class Turns:
                 yield progress
 
     async def entries(self, own: CallerStore, stretch: Stretch) -> tuple[LogEntry, ...]:
-        """What has come of a turn by now, up to where the stretch goes.
-
-        Raises:
-            GatewayError: the caller may not see it, or the host does not show it just now.
-        """
+        """What has come of a turn by now, up to where the stretch goes; else raises ``GatewayError``."""
         turn, upto = stretch.turn, stretch.upto
         if turn.run is None or upto == 0 or (turn.end is None and turn.state is not TurnState.RUNNING):
             return ()
@@ -163,13 +151,7 @@ class Turns:
         return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
 
     async def stop(self, own: CallerStore, turn: Turn, *, wait: bool) -> Turn:
-        """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing is given up, and
-        one that waits is never begun.
-
-        Raises:
-            Unsupported: the host cannot stop a run.
-            ConversationBusy: it is not known yet whether the host has begun it.
-        """
+        """As ``CallerConversations.stop``. One of which the host knows nothing is given up."""
         turn = await self._withdrawn(own, turn)
         await self.starting.done(turn, within=STOPPING)
         turn = await self._withdrawn(own, await own.turn(turn.id) or turn)  # it may wait again

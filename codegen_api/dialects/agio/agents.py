@@ -88,12 +88,7 @@ class Agents:
         return agent
 
     async def change(self, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
-        """The agent, as it is now to be.
-
-        Raises:
-            NotFound: there is none, or it is somebody else's.
-            Conflict: others change it all the time.
-        """
+        """The agent, as it is now to be. Raises ``NotFound``; or ``Conflict``, where others change it all the time."""
 
         def next_version(then: Agent) -> Agent:
             if then.archived:

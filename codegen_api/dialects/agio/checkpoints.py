@@ -214,12 +214,7 @@ async def fork_checkpoint(
 async def go_on(
     agents: Agents, wanted: str | None, place: RunPlace, asked: schemas.Fork, session_id: str, *, same: bool
 ) -> Turn:
-    """Go on from a place in a session, with the ``same`` run or a new one.
-
-    Raises:
-        ConversationBusy: something is under way there.
-        GatewayError: the host has not begun it.
-    """
+    """Go on from a place in a session, with the ``same`` run or a new one. Raises what ``begin`` does."""
     changes = asked.modifications or schemas.Modifications()
     checkpoint, query, system_prompt = place.checkpoint, changes.modified_query, changes.system_prompt
     text = query or ""

@@ -136,12 +136,7 @@ def _never_begun(turn: Turn) -> bool:
 
 
 async def note(conversations: CallerConversations, turn_id: str, **values: Json) -> Turn:
-    """Write on a turn, beside whatever else happens to it. None takes away.
-
-    Raises:
-        NotFound: it is gone.
-        Conflict: others write on it all the time.
-    """
+    """Write on a turn, whatever else happens to it; None takes away. Raises ``NotFound`` or ``Conflict``."""
 
     def noted(then: Turn) -> Turn:
         on_it = {name: value for name, value in {**own(then.options), **values}.items() if value is not None}

@@ -4,12 +4,11 @@ A run that is paused is silent until it goes on, and so is its stream. A stream 
 is not the whole: the client comes back with the last id.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from codegen_api.conversations import CallerConversations, CaughtUp, StreamLife, Stretch, TurnEnded, TurnEntry, updates
-from codegen_api.delivery import WRITE_BYTES
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
 from codegen_api.dialects.agio.executions import AgioStatus, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
@@ -45,11 +44,7 @@ class Reader:
         self._life = StreamLife(conversations)
 
     def events(self) -> EventBatches:
-        """Everything, as it comes; the last event is the end.
-
-        Raises:
-            StreamCut: it breaks off, and the run goes on.
-        """
+        """Everything, as it comes; the end comes last. Raises ``StreamCut``: it breaks off, and the run goes on."""
         return beating(self._events(), BEAT)
 
     async def so_far(self) -> list[RunEvent]:
@@ -114,11 +109,8 @@ class Reader:
         return self.run.status == AgioStatus.PAUSED and is_paused(self.run.latest)
 
     async def _behind_a_pause(self) -> list[Stretch]:
-        """With what the run goes on: wait for that if it is paused. Nothing, if it never will.
-
-        Raises:
-            StreamCut: the stream has had its time.
-            Conflict: the run went on from elsewhere.
+        """With what the run goes on: wait for that if it is paused. Nothing, if it never will. Raises ``StreamCut``
+        when the stream has had its time, and ``Conflict`` where the run went on from elsewhere.
         """
         last, number = self.run.latest, self.run.turns[-1].number
         if not self._waits_for_resume:
@@ -184,12 +176,11 @@ def metrics(run: Execution, teller: RunTeller) -> dict[str, Json]:
 
 
 async def frames(events: EventBatches) -> AsyncGenerator[bytes, None]:
-    """Events as server-sent ones, each in one write where it fits."""
+    """Events as server-sent ones, those that come together in one piece."""
     try:
         async with aclosing(events):
             async for some in events:
-                for piece in _packed(some) if some else [HEARTBEAT]:
-                    yield piece
+                yield b"".join(event.frame for event in some or ()) or HEARTBEAT
     except StreamCut:
         yield UNFINISHED
         raise
@@ -207,15 +198,3 @@ async def outcome(reader: Reader) -> AsyncGenerator[bytes, None]:
     except StreamCut:
         last = unfinished(reader.run, reader.teller)
     yield to_json(last)
-
-
-def _packed(events: Sequence[RunEvent]) -> Iterator[bytes]:
-    """Frames together, in pieces that are written at once."""
-    piece = b""
-    for event in events:
-        if piece and len(piece) + len(event.frame) > WRITE_BYTES:
-            yield piece
-            piece = b""
-        piece = piece + event.frame if piece else event.frame
-    if piece:
-        yield piece

@@ -12,10 +12,8 @@ USER, SYSTEM = "user", "system"
 
 
 def said_last(messages: Sequence[UiMessage]) -> Mapping[str, Json] | None:
-    """What the user said last, as it is kept; None where the last message is not theirs.
-
-    Raises:
-        Rejected: there is a part in it that the host cannot be told, or nothing is said.
+    """What the user said last, as it is kept; None where the last message is not theirs. Raises ``Rejected`` where a
+    part of it cannot be told to the host, or nothing is said.
     """
     place = len(messages) - 1
     if place < 0 or messages[place].role != USER:

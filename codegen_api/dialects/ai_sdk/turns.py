@@ -25,12 +25,8 @@ REGENERATE = "regenerate-message"
 
 
 async def turn_for(conversations: CallerConversations, wanted: str | None, body: SendMessages) -> Turn:
-    """The turn of what the user said last. It is begun if that is new; ``wanted`` is the organization.
-
-    Raises:
-        ConversationBusy: another one is under way.
-        Conflict: there is nothing to be said again, or to be decided.
-        GatewayError: the host has not begun it.
+    """The turn of what the user said last. It is begun if that is new; ``wanted`` is the organization. Raises
+    ``Conflict`` where nothing is to be said again or decided, and what ``CallerConversations.begin`` does.
     """
     said = said_last(body.messages)
     checked([body.id, said])

@@ -1,13 +1,14 @@
 """OpenAI's Responses API, as its SDKs speak it, and Chat Completions: docs/clients.md."""
 
 from codegen_api.dialects import Absent, Dialect
-from codegen_api.dialects.openai import completions, conversation_routes, routes
+from codegen_api.dialects.openai import completions
+from codegen_api.dialects.openai.routes import router, talks
 from codegen_api.dialects.openai.wire import render_error
 
 ABSENT = Absent("/v1/responses/compact", "/v1/responses/input_tokens", "/v1/conversations/{id}/items/{item}")
 
 DIALECT = Dialect(
-    routes=[ABSENT, *routes.router.routes, *conversation_routes.router.routes, *completions.router.routes],
+    routes=[ABSENT, *router.routes, *talks.routes, *completions.router.routes],
     render_error=render_error,
     prefixes=("/v1/responses", "/v1/conversations", "/v1/chat", "/v1/models"),
     conversations=True,

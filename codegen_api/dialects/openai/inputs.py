@@ -46,11 +46,8 @@ class NewWords:
 
 
 def heard(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list[InputItem]:
-    """The items of an input, which is the field ``name`` of a body.
-
-    Raises:
-        NotOffered: there is one that the host cannot be told.
-        Rejected: there is one that is none, or an image that the host would have to fetch.
+    """The items of an input, which is the field ``name`` of a body. Raises ``NotOffered`` for one that the host cannot
+    be told, and ``Rejected`` for what is none, or an image that the host would have to fetch.
     """
     if isinstance(given, str):
         return [InputItem(USER, [{"type": "text", "text": given}])]
@@ -59,9 +56,7 @@ def heard(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list
 
 def new_words(items: Sequence[InputItem], instructions: str | None, name: str = "input") -> NewWords:
     """What of ``items``, which are behind all that is known here, the agent is to be told. ``name`` is their field.
-
-    Raises:
-        Rejected: nothing is said, or too much.
+    Raises ``Rejected`` where nothing is said, or too much.
     """
     told = [item.text for item in items if item.role in INSTRUCTIONS]
     decisions = [item.decision for item in items if item.decision is not None]

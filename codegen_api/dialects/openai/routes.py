@@ -1,33 +1,49 @@
-"""Responses: something is said, and what comes of it is streamed, waited for, or asked for later."""
+"""Responses and conversations: something is said, and what comes of it is streamed, waited for, or asked for later."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from fastapi import Body, Path, Query, Request
+from fastapi import Path, Query, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations
+from codegen_api.conversations import CallerConversations, checked, new_id, pending_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.openai import responses, schemas
 from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
-from codegen_api.dialects.openai.items import RESPONSE, input_items
-from codegen_api.dialects.openai.lists import ListQuery, listed
-from codegen_api.dialects.openai.streams import described, events, outcome
+from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE, Item, input_items
+from codegen_api.dialects.openai.streams import described, events, items_of, outcome
 from codegen_api.dialects.openai.turns import begin, find_turn, forget
-from codegen_api.dialects.openai.wire import response_fields
+from codegen_api.dialects.openai.wire import OWN, own, response_fields
+from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE
-from codegen_api.runs import to_json
+from codegen_api.runs import Json, to_json
 from codegen_api.sse import lasting
-from codegen_api.stores import Turn
+from codegen_api.stores import Conversation, Turn
 from codegen_api.web import WantedOrganization, json_response, operation
 from codegen_api.worker_thread import encoded
 
-router = routes_about("responses")
+router, talks = routes_about("responses"), routes_about("conversations")
 
 ResponsePath = Annotated[str, Path(description="The response's id.")]
+ConversationPath = Annotated[str, Path(description="The conversation's id.")]
+
+
+class ListQuery(BaseModel):
+    """Which part of a list, and in which order."""
+
+    limit: int = Field(20, ge=1, le=100, description="At most so many.")
+    order: Literal["asc", "desc"] = Field("desc", description="The oldest first, or the newest.")
+    after: Annotated[str, Field(max_length=600)] | None = Field(None, description="The id behind which to go on.")
+    include: Any = Field(None, description="Has no meaning here, and is ignored.")
+
+
+# -- responses --------------------------------------------------------------------------------------------------------
 
 
 @router.post("/v1/responses", **operation("Create a response", WRITE, responses.CREATED))
 async def create_response(
-    request: Request, once: AtOnce, wanted: WantedOrganization, body: Annotated[schemas.CreateResponse, Body()]
+    request: Request, once: AtOnce, wanted: WantedOrganization, body: schemas.CreateResponse
 ) -> Response:
     """Say something to the agent. With `stream` the answer is its events, with `background` the response as it begins;
     else it is the response when it is over, with white space before it as a sign of life. The agent goes on when the
@@ -93,3 +109,73 @@ async def list_input_items(
 def streamed(request: Request, conversations: CallerConversations, turn: Turn, after: int = -1) -> Response:
     """The events of a response behind number ``after``, as they come."""
     return lasting(request, events(conversations, turn, after), "text/event-stream; charset=utf-8")
+
+
+# -- conversations ----------------------------------------------------------------------------------------------------
+
+
+@talks.post("/v1/conversations", **operation("Create a conversation", WRITE, responses.CONVERSATION))
+async def create_conversation(
+    conversations: MyConversations, body: schemas.CreateConversation | None = None
+) -> Response:
+    """Create a conversation. What is said in it goes on in one run."""
+    body = body or schemas.CreateConversation()
+    not_offered(items=body.items)
+    checked(body.metadata)
+    now = conversations.clock()
+    made = Conversation(new_id(), now, now, metadata={OWN: {"metadata": body.metadata or {}}})
+    await conversations.add_conversation(made)
+    return _shown(made)
+
+
+@talks.get("/v1/conversations/{conversation_id}", **operation("Get a conversation", READ, responses.CONVERSATION))
+async def get_conversation(conversations: MyConversations, conversation_id: ConversationPath) -> Response:
+    """A conversation, which may be one of another API of this gateway."""
+    return _shown(await _conversation(conversations, conversation_id))
+
+
+@talks.delete("/v1/conversations/{conversation_id}", **operation("Delete a conversation", WRITE, responses.DELETED))
+async def delete_conversation(conversations: MyConversations, conversation_id: ConversationPath) -> Response:
+    """Forget a conversation and its responses. What is under way in it is stopped, where the host can."""
+    there = await _conversation(conversations, conversation_id)
+    await conversations.delete_conversation(there.id)
+    gone: Json = {"id": f"{CONVERSATION}{there.id}", "object": "conversation.deleted", "deleted": True}
+    return json_response(to_json(gone))
+
+
+@talks.get("/v1/conversations/{conversation_id}/items", **operation("List items", READ, responses.LISTED))
+async def list_items(
+    conversations: MyConversations, conversation_id: ConversationPath, query: Annotated[ListQuery, Query()]
+) -> Response:
+    """What was said and done in a conversation, the last of it first."""
+    there = await _conversation(conversations, conversation_id)
+    await conversations.latest(there.id)  # which finds out how it is now
+    items: list[Item] = []
+    for stretch in await conversations.path(there.id):
+        items += input_items(stretch.turn)
+        items += await items_of(conversations, stretch, await pending_of(conversations, stretch.turn))
+    return json_response(await encoded(listed(items, query)))
+
+
+async def _conversation(conversations: CallerConversations, conversation_id: str) -> Conversation:
+    """Raises ``NotFound``: there is none."""
+    name = conversation_id.removeprefix(CONVERSATION)
+    return NotFound.unless(await conversations.conversation(name), "Conversation", conversation_id)
+
+
+def _shown(there: Conversation) -> Response:
+    name, metadata = f"{CONVERSATION}{there.id}", own(there.metadata).get("metadata") or {}
+    about: dict[str, Json] = {"id": name, "created_at": int(there.created), "metadata": metadata}
+    return json_response(to_json({**about, "object": "conversation"}))
+
+
+def listed(items: Sequence[Item], query: ListQuery) -> dict[str, Json]:
+    """A part of ``items``, which are the oldest first. Raises ``NotFound`` where there is none to go on behind."""
+    ordered = list(items if query.order == "asc" else items[::-1])
+    ids = [item["id"] for item in ordered]
+    if query.after is not None and query.after not in ids:
+        raise NotFound.named("Item", query.after)
+    begin = 0 if query.after is None else ids.index(query.after) + 1
+    end = begin + query.limit
+    ends: Item = {"first_id": next(iter(ids[begin:end]), None), "last_id": next(iter(ids[begin:end][::-1]), None)}
+    return {"object": "list", "data": ordered[begin:end], **ends, "has_more": end < len(ordered)}

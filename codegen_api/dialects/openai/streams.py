@@ -22,10 +22,8 @@ SIGN_OF_LIFE = b"\n"
 
 
 async def events(conversations: CallerConversations, turn: Turn, after: int = -1) -> AsyncGenerator[bytes, None]:
-    """The events of a response behind number ``after``; all of them, when there can be no such number.
-
-    Raises:
-        StreamCut: it breaks off, and the response goes on.
+    """The events of a response behind number ``after``; all of them, when there can be no such number. Raises
+    ``StreamCut`` where it breaks off, and the response goes on.
     """
     told: list[ResponseTeller] = []
 
@@ -53,10 +51,8 @@ async def events(conversations: CallerConversations, turn: Turn, after: int = -1
 async def outcome(
     conversations: CallerConversations, turn: Turn, describe: Callable[[Turn], Awaitable[Mapping[str, Json]]]
 ) -> AsyncGenerator[bytes, None]:
-    """A turn when it is over, as it is described.
-
-    Raises:
-        StreamCut: it breaks off, and the response goes on: the client sends its request again, and waits on.
+    """A turn when it is over, as it is described. Raises ``StreamCut`` where it breaks off, and the response goes on:
+    the client sends its request again, and waits on.
     """
     try:
         async with aclosing(beating(updates(conversations, turn), BEAT)) as news:

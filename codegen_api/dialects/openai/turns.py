@@ -5,14 +5,13 @@ from dataclasses import replace
 
 from codegen_api.conversations import BEFORE, Ask, CallerConversations, TurnCheckpoint, TurnIds, heard_of, images_of
 from codegen_api.dialects import TITLE_CHARACTERS, not_offered, rejected
-from codegen_api.dialects.openai.agents import agent_for
 from codegen_api.dialects.openai.inputs import InputItem, heard, new_words
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
 from codegen_api.dialects.openai.schemas import CreateResponse
-from codegen_api.dialects.openai.wire import OWN, REPEATED, own
+from codegen_api.dialects.openai.wire import DEFAULT, OWN, REPEATED, own
 from codegen_api.errors import Conflict, NotFound
 from codegen_api.runs import Json
-from codegen_api.stores import Conversation, Talk, Turn, TurnState
+from codegen_api.stores import Agent, Conversation, Talk, Turn, TurnState
 from codegen_api.upstreams import NewRun, require_few_bytes
 
 LOOKED_FOR = 20
@@ -31,12 +30,8 @@ async def _turn(conversations: CallerConversations, response_id: str) -> Turn:
 
 
 async def begin(conversations: CallerConversations, wanted: str | None, body: CreateResponse, ids: TurnIds) -> Turn:
-    """The turn of a new response. ``wanted`` is the organization.
-
-    Raises:
-        NotFound: there is nothing there behind which it is to go on.
-        ConversationBusy: the agent works on what was said before.
-        GatewayError: the host has not begun it.
+    """The turn of a new response. ``wanted`` is the organization. Raises ``NotFound`` where there is nothing behind
+    which it is to go on, ``Rejected`` or ``NotOffered`` for what is asked, and what ``CallerConversations.begin`` does.
     """
     not_offered(**body.not_offered())
     require_few_bytes(body.metadata)
@@ -47,7 +42,7 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
     if body.previous_response_id is not None:
         previous = await _turn(conversations, body.previous_response_id)
     words = new_words(new, body.instructions)
-    agent, model = await agent_for(conversations, body.model)
+    agent, model = await _agent_for(conversations, body.model)
     if body.conversation_id is not None:
         name = body.conversation_id.removeprefix(CONVERSATION)
         talk = NotFound.unless(await conversations.talk(name), "Conversation", body.conversation_id)
@@ -77,13 +72,21 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
     return await conversations.begin(wanted, talk, ask)
 
 
+async def _agent_for(conversations: CallerConversations, model: str | None) -> tuple[Agent | None, str | None]:
+    """The agent of the caller that has this name for its id, else the model of that name at the host."""
+    if model in (None, "", DEFAULT):
+        return None, None
+    agent = await conversations.agent(str(model))
+    if agent is None or agent.archived:
+        return None, model
+    return agent, None
+
+
 async def _last_known(
     conversations: CallerConversations, items: Sequence[InputItem]
 ) -> tuple[Turn | None, Sequence[InputItem]]:
-    """The turn of the last item that is known here, and the items behind it.
-
-    Raises:
-        NotFound: an item is only named, and not there.
+    """The turn of the last item that is known here, and the items behind it. Raises ``NotFound`` where an item is only
+    named, and not there.
     """
     looked: dict[str, Turn | None] = {}
     for place in range(len(items), 0, -1):
@@ -117,10 +120,8 @@ def behind(turn: Turn) -> TurnCheckpoint:
 
 
 async def forget(conversations: CallerConversations, turn: Turn) -> None:
-    """Remove a turn, and with the last one the conversation that was made for it.
-
-    Raises:
-        ConversationBusy: it is not known yet whether the host has begun it.
+    """Remove a turn, and with the last one the conversation that was made for it. Raises ``ConversationBusy`` while it
+    is not known whether the host has begun it.
     """
     if conversations.can_stop:
         await conversations.stop(turn)

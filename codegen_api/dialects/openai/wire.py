@@ -6,7 +6,6 @@ from starlette.responses import Response
 
 from codegen_api.conversations import parent_of
 from codegen_api.dialects import pending_fields
-from codegen_api.dialects.openai.agents import DEFAULT
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
 from codegen_api.errors import Detail, GatewayError, InProgress, Interrupted, NotOffered, Unavailable, UpstreamFailure
 from codegen_api.runs import Json, to_json
@@ -16,6 +15,9 @@ from codegen_api.upstreams import PendingRequest
 from codegen_api.web import RequestTimeout, error_headers, json_response, status_of
 
 OWN = "openai"
+
+DEFAULT = "default"
+"""The model that leaves the choice to the host."""
 
 KINDS = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
 
