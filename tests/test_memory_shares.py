@@ -81,8 +81,8 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     del news, came
     held = {
         "logs": (broker.held_bytes, of_logs),
-        "turns": (pages.held_bytes, of_turns),
-        "renderings": (rendered.held_bytes, of_renderings),
+        "turns": (pages._kept.currsize, of_turns),
+        "renderings": (rendered._kept.currsize, of_renderings),
     }
     for name, (size, share) in held.items():
         assert share / 2 < size <= share, name

@@ -19,7 +19,6 @@ from codegen_api.conversations.prompts import (
     text_of,
     with_transcript,
 )
-from codegen_api.conversations.render_cache import RenderCache
 from codegen_api.conversations.repeats import Once, TurnIds, heard_of, said_before, said_ids
 from codegen_api.conversations.streams import ReaderAhead, StreamLife, frames, tell, updates
 from codegen_api.conversations.turn_events import (
@@ -27,6 +26,7 @@ from codegen_api.conversations.turn_events import (
     EntryAdded,
     EntryChanged,
     EntryRepeated,
+    RenderCache,
     TurnEvent,
     TurnTeller,
 )

@@ -19,9 +19,9 @@ from codegen_api.conversations.late_changes import LateChanges, TurnChanges
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import Progress, pending_in
 from codegen_api.conversations.queueing import AbsentCallers, Queue, either
-from codegen_api.conversations.render_cache import RenderCache
 from codegen_api.conversations.semantic_search import SemanticSearch
 from codegen_api.conversations.starting import LOOK_EVERY
+from codegen_api.conversations.turn_events import RenderCache
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, StreamCut
@@ -170,10 +170,10 @@ class CallerConversations(CallerStore):
                 return await self._enqueue(wanted, conversation, ask, known)
             known = await self._out_of_the_way(there.id, ask.if_busy)
         begun = [turn for turn in known if turn.state.begun]
-        turn, new, decisions = await self.shared.planning.plan(self, wanted, there, ask, begun)
+        plan = await self.shared.planning.plan(self, wanted, there, ask, begun)
         talk = replace(conversation, turns=known)
         try:
-            return await self.shared.turns.starting.begin(self, turn, new, talk, decisions=decisions)
+            return await self.shared.turns.starting.begin(self, plan, talk)
         except ConversationBusy:  # since a moment ago
             if ask.if_busy != "enqueue":
                 raise
@@ -198,6 +198,11 @@ class CallerConversations(CallerStore):
         """
         if turn.run is not None:
             await self.shared.gateway.view(self.caller, turn.run.organization, turn.run.id)
+
+    async def as_it_is(self, turn: Turn) -> Turn:
+        """The turn as it is now, for who may see its run. Raises what ``require_right`` does."""
+        await self.require_right(turn)
+        return await self.find_turn(turn.id)
 
     def require_good(self) -> None:
         """Raises ``InvalidToken``: what the caller came with is good no longer."""

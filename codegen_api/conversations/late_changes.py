@@ -169,10 +169,6 @@ class LateChanges:
     def __init__(self, max_bytes: int = MOST_BYTES) -> None:
         self._changes: LRUCache[str, TurnChanges] = LRUCache(max_bytes, getsizeof=lambda changes: changes.size)
 
-    @property
-    def held_bytes(self) -> int:
-        return int(self._changes.currsize)
-
     def of(self, turn_id: str) -> TurnChanges:
         """Those of a turn: the same for all who read it."""
         changes = self._changes.get(turn_id)

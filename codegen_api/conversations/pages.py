@@ -36,10 +36,6 @@ class Pages:
         self._kept: LRUCache[tuple[str, Cursor], tuple[float, Entries]] = LRUCache(max_bytes, getsizeof=_size)
         self._flights: Singleflight[tuple[str, Cursor, str], Entries] = Singleflight()
 
-    @property
-    def held_bytes(self) -> int:
-        return int(self._kept.currsize)
-
     async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Entries, None]:
         """What comes behind ``offset`` in a turn that is over; raises ``GatewayError`` where that is not shown."""
         end = turn.begin if turn.end is None else turn.end

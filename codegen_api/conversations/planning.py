@@ -10,7 +10,7 @@ from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of, parent_of
 from codegen_api.conversations.progress import pending_in
 from codegen_api.conversations.prompts import as_text, storable_text, text_of, with_system_prompt, with_transcript
-from codegen_api.conversations.starting import Decisions
+from codegen_api.conversations.starting import Decisions, Plan
 from codegen_api.conversations.turns import Turns
 from codegen_api.errors import Conflict, Detail, NotFound, Rejected
 from codegen_api.gateway import Gateway
@@ -65,9 +65,9 @@ class Planning:
 
     async def plan(
         self, own: CallerStore, wanted: str | None, conversation: Conversation, ask: Ask, known: Sequence[Turn]
-    ) -> tuple[Turn, NewRun, Decisions]:
-        """The turn, the run that is to be created for it, and what its host is told in place of its prompt. ``known``
-        are the conversation's turns, newest first. Raises what ``CallerConversations.begin`` does of a plan.
+    ) -> Plan:
+        """What is to be done; ``known`` are the conversation's turns, newest first. Raises what
+        ``CallerConversations.begin`` does of a plan.
         """
         now, checkpoint = self.clock(), ask.checkpoint or latest_end(conversation, known)
         turn = Turn(
@@ -92,7 +92,7 @@ class Planning:
                 resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
                 decisions = ask.decisions or await self._spoken(own.caller, last.run, last.state, ask)
                 prompt = "" if decisions else turn.prompt or GO_ON
-                return replace(resumed, prompt=prompt), replace(ask.run, images=ask.images or None), decisions
+                return Plan(replace(resumed, prompt=prompt), replace(ask.run, images=ask.images or None), decisions)
         organization = await self.gateway.accounts.organization(own.caller, wanted)
         system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
         told = [line for stretch in said for line in await self._told(own, stretch)]
@@ -101,7 +101,7 @@ class Planning:
         prompt = storable_text(with_system_prompt(system_prompt, with_transcript(told, text)))
         model = ask.run.model or (None if ask.agent is None else ask.agent.model)
         new = replace(ask.run, prompt=prompt, images=ask.images or None, model=model)
-        return replace(turn, organization=organization, prompt=prompt), new, ()
+        return Plan(replace(turn, organization=organization, prompt=prompt), new)
 
     async def _spoken(self, caller: Caller, ref: RunRef, state: TurnState, ask: Ask) -> Decisions:
         """What somebody decides who just says something to a run: it is the answer to the oldest question; and what is

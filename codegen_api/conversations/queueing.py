@@ -174,32 +174,23 @@ class Queue:
         known = [turn for turn in turns if turn.state.begun and turn.number < waiting.number]
         wanted, ask = _asked(waiting)
         try:
-            turn, new, decisions = await self.planning.plan(own, wanted, there, ask, known)
+            plan = await self.planning.plan(own, wanted, there, ask, known)
         except GatewayError as error:
             if passes(error) or isinstance(error, UpstreamFailure | InProgress):
                 raise
-            await self._fail(own, waiting, latest_end(there, known), error)
+            # it cannot be begun, now or ever: the conversation goes on without it
+            parent, reason = latest_end(there, known), storable_text(error.message)
+            failed = replace(waiting, state=TurnState.FAILED, error=reason, ask=None, updated=self.clock())
+            await own.replace_turn(waiting, replace(failed, parent=None if parent is None else str(parent)))
             return
-        turn = replace(turn, id=waiting.id, created=waiting.created, agent=waiting.agent)
+        turn = replace(plan.turn, id=waiting.id, created=waiting.created, agent=waiting.agent)
         try:
-            await self.turns.starting.begin(own, turn, new, None, waiting=waiting, decisions=decisions)
+            await self.turns.starting.begin(own, plan._replace(turn=turn), None, waiting)
         except ConversationBusy:
             pass  # another process was faster
         except GatewayError as error:
             if passes(error):
                 raise
-
-    async def _fail(self, own: CallerStore, waiting: Turn, parent: TurnCheckpoint | None, error: GatewayError) -> None:
-        """It cannot be begun, now or ever. The conversation goes on without it."""
-        failed = replace(
-            waiting,
-            state=TurnState.FAILED,
-            parent=None if parent is None else str(parent),
-            error=storable_text(error.message),
-            ask=None,
-            updated=self.clock(),
-        )
-        await own.replace_turn(waiting, failed)
 
     # -- for callers who are not here ---------------------------------------------------------------------------------
 
@@ -216,8 +207,11 @@ class Queue:
         while queues := await self.store.queues(place):
             for owner, waiting in queues:
                 place = (owner, waiting.conversation)
-                who = _principal(waiting)
-                caller = None if who is None else absent(who)
+                match waiting.ask:
+                    case {"principal": [str(authority), str(user)]}:
+                        caller = absent(Principal(authority, user))
+                    case _:
+                        continue
                 if place in self._seen_to or caller is None:
                     continue
                 own = CallerStore(caller, owner, self.store)
@@ -289,13 +283,6 @@ def _asked(waiting: Turn) -> tuple[str | None, Ask]:
         options=waiting.options,
     )
     return kept.get("organization"), ask
-
-
-def _principal(waiting: Turn) -> Principal | None:
-    match (waiting.ask or {}).get("principal"):
-        case [str(authority), str(user)]:
-            return Principal(authority, user)
-    return None
 
 
 async def either(*events: asyncio.Event | None, within: float) -> None:

@@ -110,8 +110,7 @@ class Once:
             return None
         if turn.options.get(BODY) != ids.options[BODY]:
             raise IdempotencyKeyReused
-        await self.conversations.require_right(turn)
-        return await self.conversations.find_turn(turn.id)
+        return await self.conversations.as_it_is(turn)
 
     async def _equal(self, series: Series, ids: TurnIds) -> Turn | None:
         """The newest turn of an equal body that no other request here has, if it goes on, or ended a moment ago."""

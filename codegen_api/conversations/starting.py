@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cachetools import LRUCache, TTLCache
 
@@ -29,6 +29,17 @@ from codegen_api.upstreams import Decision, NewRun
 
 Decisions: TypeAlias = Sequence[tuple[str, Decision]]
 """What is decided, by the ids of what a run waits for."""
+
+
+class Plan(NamedTuple):
+    """A turn, the run that is to be created for it, and what the host of one that goes on is told in place of its
+    prompt.
+    """
+
+    turn: Turn
+    new: NewRun
+    decisions: Decisions = ()
+
 
 MARK = "turn"
 """The mark by which the run of a turn is found again."""
@@ -64,29 +75,18 @@ class Starting:
         """The spans of the requests that began the last turns here, where there are any."""
         self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
-    async def begin(
-        self,
-        own: CallerStore,
-        turn: Turn,
-        new: NewRun,
-        talk: Talk | None,
-        *,
-        waiting: Turn | None = None,
-        decisions: Decisions = (),
-    ) -> Turn:
+    async def begin(self, own: CallerStore, plan: Plan, talk: Talk | None, waiting: Turn | None = None) -> Turn:
         """Write a turn down behind those of ``talk``, and tell the host of it. When nobody can say whether it has
         heard, the turn stays as it is, and is looked for. Raises what ``CallerConversations.begin`` does.
 
         One that has waited was written down as ``waiting``, and becomes that again when the host has surely heard
         nothing and may be told later. Who begins it first has begun it, whichever process that is: else it is
-        ``ConversationBusy``. With ``decisions`` a run that is resumed is told these, and not its prompt.
+        ``ConversationBusy``.
         """
         current = trace.get()
         if current is not None and current.span is not None:
-            self.origins[turn.id] = current.span
-        return await self._under_way.share(
-            turn.id, lambda: _logged(self._begin(own, turn, new, talk, waiting, decisions))
-        )
+            self.origins[plan.turn.id] = current.span
+        return await self._under_way.share(plan.turn.id, lambda: _logged(self._begin(own, plan, talk, waiting)))
 
     async def found(self, own: CallerStore, turn: Turn) -> Turn:
         """What came of a turn that was being told to the host, if it can be found out. Raises what the host does."""
@@ -119,15 +119,8 @@ class Starting:
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    async def _begin(
-        self,
-        own: CallerStore,
-        turn: Turn,
-        new: NewRun,
-        talk: Talk | None,
-        waiting: Turn | None,
-        decisions: Decisions,
-    ) -> Turn:
+    async def _begin(self, own: CallerStore, plan: Plan, talk: Talk | None, waiting: Turn | None) -> Turn:
+        turn = plan.turn
         try:
             if waiting is None:
                 begun: Turn | None = await self._add(own, turn, talk)
@@ -140,7 +133,7 @@ class Starting:
         if begun is None:
             raise ConversationBusy("This turn waits no longer.")
         self.happened()
-        return await self._tell(own, begun, new, waiting, decisions)
+        return await self._tell(own, plan._replace(turn=begun), waiting)
 
     async def _add(self, own: CallerStore, turn: Turn, talk: Talk | None) -> Turn:
         """The turn as it is written down, if no other one has come and gone behind that behind which it was planned."""
@@ -153,9 +146,8 @@ class Starting:
                 raise ConversationBusy("There has been another turn in the meantime; ask again.")
         return turn
 
-    async def _tell(
-        self, own: CallerStore, turn: Turn, new: NewRun, waiting: Turn | None, decisions: Decisions
-    ) -> Turn:
+    async def _tell(self, own: CallerStore, plan: Plan, waiting: Turn | None) -> Turn:
+        turn, new, decisions = plan
         try:
             if turn.resumes and turn.run is not None and decisions:
                 run = await self._decide(own.caller, turn.run, decisions)

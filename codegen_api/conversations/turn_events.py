@@ -4,11 +4,15 @@ An action is closed when its output is there, a later entry has come, or the tur
 told is told again, behind what has come by then. Who reads an entry for the first time is told of it as it is.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+
+from cachetools import LRUCache
 
 from codegen_api.conversations.late_changes import START, Alteration, Form, Slot, TurnChanges
 from codegen_api.conversations.progress import TurnEntry
+from codegen_api.runs import LogEntry, Step
+from codegen_api.stores import Turn
 
 REMEMBERED = 100
 """Of so many entries, the last ones, it is remembered in which form they were told."""
@@ -27,7 +31,49 @@ class RenderedEntry(Protocol):
     def closed(self) -> bool: ...
 
 
+class Sized(Protocol):
+    """What a dialect makes of an entry, and knows the size of."""
+
+    @property
+    def size(self) -> int:
+        """What holding it costs, in bytes."""
+        ...
+
+
+R = TypeVar("R")
+S = TypeVar("S", bound=Sized)
 W = TypeVar("W", bound=RenderedEntry)
+
+
+class RenderCache:
+    """What dialects have made of entries lately, kept for all who read the same: ``max_bytes``, for all together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._kept: LRUCache[Hashable, tuple[LogEntry, Any, int]] = LRUCache(max_bytes, getsizeof=lambda kept: kept[2])
+
+    def of(self, key: Hashable, entry: LogEntry, render: Callable[[], R], size: Callable[[R], int]) -> R:
+        """What ``entry`` is rendered as under ``key``, which says by whom and how; it is rendered if that is not known.
+        ``size`` says what holding it costs, in bytes.
+        """
+        kept = self._kept.get(key)
+        if kept is not None and (kept[0] is entry or kept[0] == entry):
+            return cast("R", kept[1])
+        rendered = render()
+        cost = entry.size + size(rendered)
+        if cost <= self._kept.maxsize:  # the cache refuses what could never fit
+            self._kept[key] = entry, rendered, cost
+        return rendered
+
+    def of_turn(
+        self, dialect: str, turn: Turn, make: Callable[[Turn, TurnEntry, Step], S], step: Callable[[LogEntry], Step]
+    ) -> Callable[[TurnEntry], S]:
+        """What a dialect makes of the entries of a turn, if that is the same for all its clients."""
+
+        def render(came: TurnEntry) -> S:
+            key = (dialect, turn.id, came.offset)
+            return self.of(key, came.entry, lambda: make(turn, came, step(came.entry)), lambda made: made.size)
+
+        return render
 
 
 class EntryAdded(NamedTuple, Generic[W]):

@@ -22,7 +22,6 @@ from codegen_api.conversations.progress import (
     Progress,
     Shared,
     TurnEnded,
-    TurnEntry,
     live,
     state_of,
 )
@@ -121,11 +120,12 @@ class Turns:
             source = self._rest(own.caller, turn)
         async with aclosing(source):
             async for progress in source:
-                if isinstance(progress, tuple) and any(_may_begin_another(came) for came in progress):
-                    # by what somebody says the next turn may have begun, whose end of this one was not seen here
+                # by what somebody says the next turn may have begun, whose end of this one was not seen here
+                came = progress if isinstance(progress, tuple) else ()
+                if any(each.offset > 1 and each.entry.said is not None for each in came):
                     then = await own.turn(turn.id)
                     if then is not None and not then.state.active:
-                        if rest := tuple(came for came in progress if came.offset <= then.length):
+                        if rest := tuple(each for each in came if each.offset <= then.length):
                             yield rest
                         yield TurnEnded(then)
                         return
@@ -247,8 +247,3 @@ class Turns:
             return  # whoever asks is told what is written down
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("watching a turn", error)
-
-
-def _may_begin_another(came: TurnEntry) -> bool:
-    """Whether this may be the beginning of another turn: somebody has said something."""
-    return came.offset > 1 and came.entry.said is not None

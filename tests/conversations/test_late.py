@@ -13,7 +13,7 @@ def test_what_is_noted_of_all_turns_together_is_bounded_however_they_grow() -> N
         for changes in turns:
             changes.tell(offset, WAS)
             changes.tell(offset, IS)
-        assert late.held_bytes <= 100_000
+        assert late._changes.currsize <= 100_000
     assert 0 < sum(late.of(f"turn {n}") is changes for n, changes in reversed([*enumerate(turns)])) < 50
 
 
@@ -23,7 +23,7 @@ def test_a_turn_that_is_larger_than_all_the_room_goes_on_for_those_who_read_it()
     for form in (WAS, IS):
         for offset in range(1, 1000):
             changes.tell(offset, form)
-    assert late.held_bytes == 0
+    assert late._changes.currsize == 0
     assert late.of("turn") is not changes
     altered = changes.of(999)
     assert altered is not None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
@@ -38,34 +38,31 @@ SANDBOX: tuple[Agent, ...] = (
 """Who is there from the start in the sandbox, as the documents of this API have it."""
 
 
+@dataclass(frozen=True)
 class Agents:
     """The agents of one caller. What is ``built_in`` is there until they change or delete it, each for themselves."""
 
-    def __init__(self, conversations: CallerConversations, built_in: tuple[Agent, ...]) -> None:
-        self.conversations = conversations
-        self._built_in = {agent.id: agent for agent in built_in}
-
-    async def get(self, agent_id: str) -> Agent:
-        """Raises ``NotFound``: there is none, or it is somebody else's."""
-        agent = await self.conversations.agent(agent_id) or self._built_in.get(agent_id)
-        if agent is None or agent.archived:
-            raise NotFound.named("Agent", agent_id)
-        return agent
+    conversations: CallerConversations
+    built_in: Mapping[str, Agent]
 
     async def known(self, agent_id: str | None) -> Agent | None:
-        """The same; None where there is none any more."""
-        try:
-            return None if agent_id is None else await self.get(agent_id)
-        except NotFound:
+        """One of them; None where there is none (any more), or it is somebody else's."""
+        if agent_id is None:
             return None
+        agent = await self.conversations.agent(agent_id) or self.built_in.get(agent_id)
+        return None if agent is None or agent.archived else agent
+
+    async def get(self, agent_id: str) -> Agent:
+        """The same; raises ``NotFound``."""
+        return NotFound.unless(await self.known(agent_id), "Agent", agent_id)
 
     async def list(self, tag: str | None, limit: int, offset: int) -> Found[Agent]:
         """Those with a tag, or all, the oldest first."""
-        ids = tuple(self._built_in)
+        ids = tuple(self.built_in)
         own = await self.conversations.agents(Wanted(len(ids), ids=ids))
         kept = {agent.id for agent in own.items}
         built_in = [
-            agent for agent in self._built_in.values() if agent.id not in kept and (tag is None or tag in agent.tags)
+            agent for agent in self.built_in.values() if agent.id not in kept and (tag is None or tag in agent.tags)
         ]
         first = built_in[offset : offset + limit]
         rest = Wanted(limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False)
@@ -77,12 +74,12 @@ class Agents:
         taken = AlreadyExists("There is an agent with this id already.")
 
         def to(then: Agent) -> Agent:
-            if then.archived and then.id in self._built_in:
+            if then.archived and then.id in self.built_in:
                 return agent
             raise taken
 
         if await self.conversations.change_agent(agent.id, to) is None and (
-            agent.id in self._built_in or not await self.conversations.add_agent(agent)
+            agent.id in self.built_in or not await self.conversations.add_agent(agent)
         ):
             raise taken
         return agent
@@ -106,7 +103,7 @@ class Agents:
     async def remove(self, agent_id: str) -> None:
         """Raises ``NotFound``: there is none, or it is somebody else's."""
         await self.get(agent_id)
-        if agent_id in self._built_in:  # it is not to be there again
+        if agent_id in self.built_in:  # it is not to be there again
             await self.change(agent_id, lambda agent: replace(agent, archived=True))
         else:
             await self.conversations.remove_agent(agent_id)
@@ -117,7 +114,7 @@ def is_enabled(agent: Agent) -> bool:
 
 
 async def agents_of(request: Request, conversations: MyConversations) -> Agents:
-    return Agents(conversations, SANDBOX if parts_of(request).sandbox else ())
+    return Agents(conversations, {agent.id: agent for agent in SANDBOX} if parts_of(request).sandbox else {})
 
 
 Known = Annotated[Agents, Depends(agents_of)]

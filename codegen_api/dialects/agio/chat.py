@@ -18,7 +18,7 @@ from codegen_api.identity import WRITE
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json
 from codegen_api.sse import STREAM_HEADERS, Begins, lasting
-from codegen_api.stores import Agent, Conversation
+from codegen_api.stores import Conversation
 from codegen_api.upstreams import NewRun, require_few_bytes
 from codegen_api.web import WantedOrganization, operation
 
@@ -38,14 +38,19 @@ async def chat(request: Request, _: Begins, wanted: WantedOrganization, agents: 
     if not is_enabled(agent):
         raise Conflict(f"Agent '{agent.id}' is disabled.")
     require_few_bytes(body.metadata)
-    session_id, fresh = await _session(agents.conversations, body.session_id or new_id(), agent, body.message)
+    session_id = body.session_id or new_id()
+    checked([session_id, body.message])
+    now = agents.conversations.clock()
+    session = Conversation(session_id, now, now, agent=agent.id, title=body.message[:TITLE_CHARACTERS])
+    is_new = await agents.conversations.add_conversation(session)
+    last = [] if is_new else await agents.conversations.turns(session_id, limit=1)
     own: dict[str, Json] = {} if body.user_id is None else {"user_id": body.user_id}
     ask = Ask(
         [message_of(body.message)],
         body.message,
         agent=agent,
         run=NewRun("", metadata=body.metadata),
-        fresh=fresh,
+        fresh=any(turn.agent != agent.id for turn in last),  # somebody else was talked to
         options={OWN: own},
     )
     turn = await agents.conversations.begin(wanted, session_id, ask)
@@ -71,14 +76,3 @@ def answered(
 def message_of(text: str) -> Mapping[str, Json]:
     """What a user said, as it is kept."""
     return {"id": new_id(), "content": [{"type": "text", "text": text}]}
-
-
-async def _session(conversations: CallerConversations, session_id: str, agent: Agent, message: str) -> tuple[str, bool]:
-    """The conversation with this id, made if it is not there; and whether somebody else was talked to in it last."""
-    checked([session_id, message])
-    now = conversations.clock()
-    session = Conversation(session_id, now, now, agent=agent.id, title=message[:TITLE_CHARACTERS])
-    if await conversations.add_conversation(session):
-        return session_id, False
-    turns = await conversations.turns(session_id, limit=1)
-    return session_id, bool(turns) and turns[0].agent != agent.id

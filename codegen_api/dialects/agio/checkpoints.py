@@ -113,17 +113,6 @@ async def find_place(conversations: CallerConversations, checkpoint_id: str) -> 
     raise NotFound.named("TurnCheckpoint", checkpoint_id)
 
 
-async def describe(
-    conversations: CallerConversations, place: RunPlace, description: str | None, tags: Sequence[str]
-) -> RunPlace:
-    """The place, with what a client says of it. Raises ``Conflict``: enough was said of places of this turn."""
-    checked([description, list(tags)])
-    described = {**_described(place.turn), str(place.offset): {"description": description, "tags": list(tags)}}
-    if len(described) > MOST_DESCRIBED:
-        raise Conflict("Enough checkpoints of this run have a description.")
-    return replace(place, turn=await note(conversations, place.turn.id, checkpoints=described))
-
-
 def _described(turn: Turn) -> Mapping[str, Json]:
     described = own(turn.options).get("checkpoints")
     return described if isinstance(described, Mapping) else {}
@@ -163,7 +152,11 @@ async def create_checkpoint(
     """The checkpoint behind the latest step, with a description if one is given. It would be there without, too."""
     place = (await places_of(conversations, await find_run(conversations, run_id)))[-1]
     if body is not None and (body.description or body.tags):
-        place = await describe(conversations, place, body.description, body.tags)
+        checked([body.description, body.tags])
+        described = {**_described(place.turn), str(place.offset): body.model_dump()}
+        if len(described) > MOST_DESCRIBED:
+            raise Conflict("Enough checkpoints of this run have a description.")
+        place = replace(place, turn=await note(conversations, place.turn.id, checkpoints=described))
     done: dict[str, Json] = {"success": True, "message": f"Checkpoint '{place.checkpoint}' created successfully"}
     return json_response(to_json({**done, **place.fields}), 201)
 
@@ -225,7 +218,8 @@ async def go_on(
         said, last = _said(changes.modified_messages)
         query = query or last
         text = with_transcript(said, query)
-        system_prompt = system_prompt or _instructions(changes.modified_messages)
+        instructions = [_text(each) for each in changes.modified_messages if each.role in SYSTEM]
+        system_prompt = system_prompt or "\n\n".join(instructions)
     elif text and not place.spoken:
         checkpoint = TurnCheckpoint(place.turn.id, BEFORE)  # said instead of what the user had just said
     kept: dict[str, Json] = {"continues": place.run.id} if same else {"query": query or place.run.query}
@@ -263,10 +257,6 @@ def _said(messages: Sequence[schemas.Message]) -> tuple[list[tuple[str, str]], s
     said = [(SPEAKERS.get(each.role, "Assistant"), _text(each)) for each in messages if each.role not in SYSTEM]
     last = said.pop()[1] if said and said[-1][0] == SPEAKERS["user"] else ""
     return said, last if last.strip() else GO_ON
-
-
-def _instructions(messages: Sequence[schemas.Message]) -> str | None:
-    return "\n\n".join(_text(each) for each in messages if each.role in SYSTEM) or None
 
 
 def _text(message: schemas.Message) -> str:

@@ -28,6 +28,7 @@ from codegen_api.conversations import (
 )
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
+from codegen_api.sse import frame
 from codegen_api.stores import Turn, TurnState
 
 PLACES = 5
@@ -111,9 +112,8 @@ class RunEvent:
 
     @cached_property
     def frame(self) -> bytes:
-        """As a server-sent event. The id comes last: there are clients that take two lines for name and data."""
-        id_line = b"" if self.id is None else b"id: %b\n" % self.id.encode()
-        return b"event: %b\ndata: %b\n%b\n" % (self.name.encode(), to_json(self.data), id_line)
+        """As a server-sent event."""
+        return frame(self.name, to_json(self.data), self.id)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

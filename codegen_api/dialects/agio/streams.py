@@ -76,7 +76,7 @@ class Reader:
             raise StreamCut from error
         except GatewayError as error:
             note(error.code, error.root_reason)
-            yield [broken(self.run, self.teller, error)]
+            yield [RunEvent("error", broken(self.run, self.teller, error.message, error.code))]
 
     def _begin(self) -> list[RunEvent]:
         return self.teller.begin(self.run.first.conversation, self.run.query)
@@ -144,17 +144,9 @@ def ending(run: Execution, teller: RunTeller) -> RunEvent:
     )
 
 
-def broken(run: Execution, teller: RunTeller, error: GatewayError) -> RunEvent:
-    """What comes last where nobody can say how the run goes on."""
-    return RunEvent(
-        "error", {"error": error.message, "code": error.code, **outcome_fields(run, teller), "response": None}
-    )
-
-
-def unfinished(run: Execution, teller: RunTeller) -> Mapping[str, Json]:
-    """What who waits is told when the gateway ends that before the run has ended."""
-    error = f"The run goes on, and this answer ends before it: read /api/runs/{run.id} later."
-    return {"error": error, "code": "unfinished", **outcome_fields(run, teller), "response": None}
+def broken(run: Execution, teller: RunTeller, error: str, code: str) -> dict[str, Json]:
+    """What is told last where the run goes on, or nobody can say how."""
+    return {"error": error, "code": code, **outcome_fields(run, teller), "response": None}
 
 
 def outcome_fields(run: Execution, teller: RunTeller) -> dict[str, Json]:
@@ -196,5 +188,6 @@ async def outcome(reader: Reader) -> AsyncGenerator[bytes, None]:
                 if some:
                     last = some[-1].data
     except StreamCut:
-        last = unfinished(reader.run, reader.teller)
+        error = f"The run goes on, and this answer ends before it: read /api/runs/{reader.run.id} later."
+        last = broken(reader.run, reader.teller, error, "unfinished")
     yield to_json(last)

@@ -25,7 +25,8 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
     """An error as clients of FastAPI know it (``detail``), with what else the gateway has to say."""
     current = trace.get()
     message = error.message + ONLY_GET if isinstance(error, MethodNotAllowed) else error.message
-    faults = [_fault(item) for item in error.details if isinstance(item, Detail)]
+    details = [item for item in error.details if isinstance(item, Detail)]
+    faults: list[Json] = [{"type": each.type, "loc": list(each.loc), "msg": each.msg} for each in details]
     fields: dict[str, Json] = {
         "detail": faults or message,
         "error": message,
@@ -43,10 +44,6 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 def render_error(error: GatewayError) -> Response:
     """The answer to a request that failed."""
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
-
-
-def _fault(detail: Detail) -> Json:
-    return {"type": detail.type, "loc": list(detail.loc), "msg": detail.msg}
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations, frames
 from codegen_api.dialects.ai_sdk import responses, schemas
 from codegen_api.dialects.ai_sdk.events import ChatEntry, ChatTeller
-from codegen_api.dialects.ai_sdk.messages import messages_of
-from codegen_api.dialects.ai_sdk.turns import turn_for
+from codegen_api.dialects.ai_sdk.turns import messages_of, turn_for
 from codegen_api.dialects.ai_sdk.wire import HEARTBEAT, broken
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE
@@ -38,7 +37,7 @@ async def send_message(
     request: Request,
     conversations: MyConversations,
     wanted: WantedOrganization,
-    body: Annotated[schemas.SendMessages, Body()],
+    body: schemas.SendMessages,
 ) -> Response:
     """Say something to the agent, and watch what comes of it. The agent goes on when the client leaves.
 

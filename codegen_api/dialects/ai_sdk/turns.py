@@ -1,4 +1,4 @@
-"""Which turn a client means that sends its messages: one that there is, or a new one."""
+"""What was said in a chat, as the client keeps it, and which turn a client means that sends its messages."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,22 +6,27 @@ from codegen_api.conversations import (
     BEFORE,
     Ask,
     CallerConversations,
+    Stretch,
     TurnCheckpoint,
     checked,
+    content_of,
     heard_of,
     images_of,
+    new_id,
+    pending_of,
     said_ids,
     text_of,
 )
-from codegen_api.dialects import TITLE_CHARACTERS, rejected
-from codegen_api.dialects.ai_sdk.messages import instructions, said_last
-from codegen_api.dialects.ai_sdk.schemas import SendMessages
+from codegen_api.dialects import EMPTY, MOST_SAID, TITLE_CHARACTERS, heard_image, rejected, says_nothing
+from codegen_api.dialects.ai_sdk.schemas import SendMessages, UiMessage
+from codegen_api.dialects.ai_sdk.wire import Part, closed, last_parts, metadata, parts_of
 from codegen_api.errors import Conflict, ConversationBusy, NotFound
 from codegen_api.runs import Json
 from codegen_api.stores import Agent, Conversation, Turn, TurnState
 from codegen_api.upstreams import Decision, NewRun, require_few_bytes
 
 REGENERATE = "regenerate-message"
+USER, SYSTEM = "user", "system"
 
 
 async def turn_for(conversations: CallerConversations, wanted: str | None, body: SendMessages) -> Turn:
@@ -32,20 +37,25 @@ async def turn_for(conversations: CallerConversations, wanted: str | None, body:
     checked([body.id, said])
     require_few_bytes(body.metadata)
     known = await _turns(conversations, body.id)
-    again = _to_say_again(body, said, known) if body.trigger == REGENERATE else None
-    if again is None and (turn := _turn_of(said, known)) is not None:
-        if said in turn.messages:
-            return await _as_it_is(conversations, turn)
-        again = turn  # its message was edited
-    if said is None and again is None:
-        _require_more(body, known)
+    again = _turn_of(said, known)
+    if body.trigger == REGENERATE:
+        again = next((turn for turn in known if turn.id == body.messageId), again)
+        if again is None:
+            raise Conflict("There is no such message to be said again.")
+    elif again is not None and said in again.messages:  # else its message was edited
+        return await conversations.as_it_is(again)
+    if said is None and again is None:  # the agent is to go on, or somebody has decided something
+        if not body.messages or not known:
+            raise rejected("The last one must be the user's.", "no_user_message", "body", "messages")
+        if body.decisions and known[0].state is not TurnState.WAITING:
+            raise Conflict("The agent waits for no decision.")
     try:
         return await conversations.begin(wanted, body.id, await _ask(conversations, body, said, again, known))
     except ConversationBusy:  # perhaps with this very message, sent twice
         turn = None if body.trigger == REGENERATE else _turn_of(said, await _turns(conversations, body.id))
         if turn is None or said not in turn.messages:
             raise
-        return await _as_it_is(conversations, turn)
+        return await conversations.as_it_is(turn)
 
 
 async def _ask(
@@ -95,23 +105,62 @@ def _turn_of(said: Mapping[str, Json] | None, known: Sequence[Turn]) -> Turn | N
     return next((turn for turn in known if said is not None and said["id"] in said_ids([turn])), None)
 
 
-def _to_say_again(body: SendMessages, said: Mapping[str, Json] | None, known: Sequence[Turn]) -> Turn:
-    """The turn whose answer is to be another one."""
-    named = next((turn for turn in known if turn.id == body.messageId), None)
-    turn = named or _turn_of(said, known)
-    if turn is None:
-        raise Conflict("There is no such message to be said again.")
-    return turn
+def said_last(messages: Sequence[UiMessage]) -> Mapping[str, Json] | None:
+    """What the user said last, as it is kept; None where the last message is not theirs. Raises ``Rejected`` where a
+    part of it cannot be told to the host, or nothing is said.
+    """
+    place = len(messages) - 1
+    if place < 0 or messages[place].role != USER:
+        return None
+    said, where = messages[place], ("body", "messages", place)
+    content = [kept for number, part in enumerate(said.parts) for kept in _kept(part, *where, "parts", number)]
+    if len(content) > MOST_SAID:
+        raise rejected(f"There may be {MOST_SAID} parts at most.", "too_long", *where)
+    if all(part["type"] == "text" and says_nothing(str(part["text"])) for part in content):
+        raise rejected(EMPTY, "too_short", *where)
+    return {"id": said.id or new_id(), "content": content}
 
 
-def _require_more(body: SendMessages, known: Sequence[Turn]) -> None:
-    """There is nothing new in the messages: then the agent is to go on, or somebody has decided something."""
-    if not body.messages or not known:
-        raise rejected("The last one must be the user's.", "no_user_message", "body", "messages")
-    if body.decisions and known[0].state is not TurnState.WAITING:
-        raise Conflict("The agent waits for no decision.")
+def instructions(messages: Sequence[UiMessage]) -> str | None:
+    """What the app tells the agent in a message of the system."""
+    said = [part.get("text") for message in messages if message.role == SYSTEM for part in message.parts]
+    return "\n\n".join(text for text in said if isinstance(text, str) and text.strip()) or None
 
 
-async def _as_it_is(conversations: CallerConversations, turn: Turn) -> Turn:
-    await conversations.require_right(turn)
-    return await conversations.find_turn(turn.id)
+async def messages_of(conversations: CallerConversations, chat: str) -> list[Json]:
+    """All messages of a chat that lead to its end, oldest first."""
+    messages: list[Json] = []
+    await conversations.latest(chat)  # which finds out how it is now
+    for stretch in await conversations.path(chat):
+        said = stretch.turn.messages
+        messages += [{"id": each.get("id"), "role": USER, "parts": [*map(_shown, content_of(each))]} for each in said]
+        messages.append(await _agent_message(conversations, stretch))
+    return messages
+
+
+async def _agent_message(conversations: CallerConversations, stretch: Stretch) -> Json:
+    turn = stretch.turn
+    steps = await conversations.steps(stretch)
+    parts = [part for offset, step in enumerate(steps, 1) for part in parts_of(turn, offset, step)]
+    if turn.state.over and stretch.upto is None:
+        parts = [closed(part, turn) for part in parts] + last_parts(turn, await pending_of(conversations, turn))
+    return {"id": turn.id, "role": "assistant", "metadata": metadata(turn), "parts": parts}
+
+
+def _shown(part: Mapping[str, Json]) -> Json:
+    if part.get("type") != "image":
+        return {"type": "text", "text": part.get("text", "")}
+    url = str(part.get("url"))
+    return {"type": "file", "mediaType": url[len("data:") :].partition(";")[0], "url": url}
+
+
+def _kept(part: Part, *where: str | int) -> list[dict[str, Json]]:
+    """What is kept of a part: words, and images. What only the page is to show is neither."""
+    match part.get("type"):
+        case "text" if isinstance(part.get("text"), str):
+            return [{"type": "text", "text": part["text"]}]
+        case "file":
+            return [heard_image(part.get("url"), *where, "url")]
+        case str() as kind if kind.startswith("data-") or kind == "step-start":
+            return []
+    raise rejected("Must be a text or a file.", "content_not_supported", *where)

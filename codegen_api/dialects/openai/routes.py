@@ -13,7 +13,7 @@ from codegen_api.dialects.openai import responses, schemas
 from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE, Item, input_items
 from codegen_api.dialects.openai.streams import described, events, items_of, outcome
-from codegen_api.dialects.openai.turns import begin, find_turn, forget
+from codegen_api.dialects.openai.turns import begin, find_turn
 from codegen_api.dialects.openai.wire import OWN, own, response_fields
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE
@@ -93,7 +93,13 @@ async def cancel_response(conversations: MyConversations, response_id: ResponseP
 async def delete_response(conversations: MyConversations, response_id: ResponsePath) -> Response:
     """Forget a response. If the agent works on it, it is stopped, where the host can. Its run stays at the host."""
     turn = await find_turn(conversations, response_id)
-    await forget(conversations, turn)
+    if conversations.can_stop:
+        await conversations.stop(turn)
+    await conversations.remove_turn(turn.id)
+    there = await conversations.conversation(turn.conversation)
+    # with its last turn a conversation goes that was made for them
+    if there is not None and OWN not in there.metadata and not await conversations.turns(there.id, limit=1):
+        await conversations.remove_conversation(there.id)
     return json_response(to_json({"id": f"{RESPONSE}{turn.id}", "object": "response", "deleted": True}))
 
 

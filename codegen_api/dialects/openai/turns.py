@@ -11,7 +11,7 @@ from codegen_api.dialects.openai.schemas import CreateResponse
 from codegen_api.dialects.openai.wire import DEFAULT, OWN, REPEATED, own
 from codegen_api.errors import Conflict, NotFound
 from codegen_api.runs import Json
-from codegen_api.stores import Agent, Conversation, Talk, Turn, TurnState
+from codegen_api.stores import Conversation, Talk, Turn, TurnState
 from codegen_api.upstreams import NewRun, require_few_bytes
 
 LOOKED_FOR = 20
@@ -20,9 +20,7 @@ LOOKED_FOR = 20
 
 async def find_turn(conversations: CallerConversations, response_id: str) -> Turn:
     """The turn of a response, as it is now, which the caller may see. Raises ``NotFound``: there is none."""
-    turn = await _turn(conversations, response_id)
-    await conversations.require_right(turn)
-    return await conversations.find_turn(turn.id)
+    return await conversations.as_it_is(await _turn(conversations, response_id))
 
 
 async def _turn(conversations: CallerConversations, response_id: str) -> Turn:
@@ -42,7 +40,9 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
     if body.previous_response_id is not None:
         previous = await _turn(conversations, body.previous_response_id)
     words = new_words(new, body.instructions)
-    agent, model = await _agent_for(conversations, body.model)
+    model = None if body.model == DEFAULT else body.model
+    agent = None if model is None else await conversations.agent(model)
+    agent = None if agent is None or agent.archived else agent
     if body.conversation_id is not None:
         name = body.conversation_id.removeprefix(CONVERSATION)
         talk = NotFound.unless(await conversations.talk(name), "Conversation", body.conversation_id)
@@ -60,7 +60,7 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
         agent=agent,
         system_prompt=words.instructions,
         checkpoint=None if previous is None or body.conversation_id is not None else behind(previous),
-        run=NewRun("", metadata=body.metadata, model=model),
+        run=NewRun("", metadata=body.metadata, model=model if agent is None else None),
         fresh=before.get("model", body.model) != body.model,
         options={OWN: kept, **ids.options},
         decisions=words.decisions,
@@ -70,16 +70,6 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
         marked = replace(talk.conversation, metadata={**talk.conversation.metadata, **ids.metadata})
         talk = replace(talk, conversation=marked)
     return await conversations.begin(wanted, talk, ask)
-
-
-async def _agent_for(conversations: CallerConversations, model: str | None) -> tuple[Agent | None, str | None]:
-    """The agent of the caller that has this name for its id, else the model of that name at the host."""
-    if model in (None, "", DEFAULT):
-        return None, None
-    agent = await conversations.agent(str(model))
-    if agent is None or agent.archived:
-        return None, model
-    return agent, None
 
 
 async def _last_known(
@@ -117,15 +107,3 @@ async def _talk(conversations: CallerConversations, previous: Turn | None, ids: 
 def behind(turn: Turn) -> TurnCheckpoint:
     """The place behind a turn; of one that the host never began, the place before it."""
     return TurnCheckpoint(turn.id, BEFORE if turn.end is None and turn.state.over else turn.length)
-
-
-async def forget(conversations: CallerConversations, turn: Turn) -> None:
-    """Remove a turn, and with the last one the conversation that was made for it. Raises ``ConversationBusy`` while it
-    is not known whether the host has begun it.
-    """
-    if conversations.can_stop:
-        await conversations.stop(turn)
-    await conversations.remove_turn(turn.id)
-    there = await conversations.conversation(turn.conversation)
-    if there is not None and OWN not in there.metadata and not await conversations.turns(there.id, limit=1):
-        await conversations.remove_conversation(there.id)
