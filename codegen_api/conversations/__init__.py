@@ -20,12 +20,13 @@ from codegen_api.conversations.prompts import (
     with_transcript,
 )
 from codegen_api.conversations.repeats import Once, TurnIds, heard_of, said_before, said_ids
-from codegen_api.conversations.streams import ReaderAhead, StreamLife, frames, tell, updates
+from codegen_api.conversations.streams import PING, ReaderAhead, StreamLife, frames, tell, updates
 from codegen_api.conversations.turn_events import (
     ActionClosed,
     EntryAdded,
     EntryChanged,
     EntryRepeated,
+    HoldingTeller,
     RenderCache,
     TurnEvent,
     TurnTeller,
@@ -34,6 +35,7 @@ from codegen_api.conversations.turn_events import (
 __all__ = [
     "BEFORE",
     "GO_ON",
+    "PING",
     "START",
     "TRIES",
     "ActionClosed",
@@ -46,6 +48,7 @@ __all__ = [
     "EntryRepeated",
     "EventLayout",
     "Form",
+    "HoldingTeller",
     "Once",
     "Progress",
     "ReaderAhead",

@@ -13,6 +13,9 @@ from codegen_api.stores import Turn
 from codegen_api.telemetry import note, over, sent
 from codegen_api.upstreams import PendingRequest
 
+PING = b": ping\n\n"
+"""A sign of life in a stream of server-sent events."""
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -106,17 +109,16 @@ async def frames(
     turn: Turn,
     teller: Callable[[bool], Teller[bytes]],
     *,
-    heartbeat: bytes,
     failed: Callable[[GatewayError], bytes],
 ) -> AsyncGenerator[bytes, None]:
-    """The same as bytes, at once, with ``heartbeat`` as a sign of life. Where nobody can say how the turn goes on, what
+    """The same as bytes, at once, with ``PING`` as a sign of life. Where nobody can say how the turn goes on, what
     ``failed`` makes of that comes last. Raises ``StreamCut`` where it breaks off, and the turn goes on.
     """
     try:
         async with aclosing(tell(conversations, turn, teller, at_once=True)) as told:
             async for piece in told:
                 if piece is None:
-                    yield heartbeat
+                    yield PING
                 elif piece:
                     yield piece
     except ShuttingDown as error:

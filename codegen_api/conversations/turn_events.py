@@ -31,6 +31,18 @@ class RenderedEntry(Protocol):
     def closed(self) -> bool: ...
 
 
+class HeldEntry(RenderedEntry, Protocol):
+    """One that is told when the host writes it no longer."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def open(self) -> bool:
+        """Whether the host is still writing it."""
+        ...
+
+
 class Sized(Protocol):
     """What a dialect makes of an entry, and knows the size of."""
 
@@ -40,6 +52,7 @@ class Sized(Protocol):
         ...
 
 
+H = TypeVar("H", bound=HeldEntry)
 R = TypeVar("R")
 S = TypeVar("S", bound=Sized)
 W = TypeVar("W", bound=RenderedEntry)
@@ -234,3 +247,53 @@ class TurnTeller(Generic[W]):
         if slot is not None and slot > self._latest and slot.place >= place:
             return slot
         return self._changes.take(altered, self._after, last=last) if at_front else None
+
+
+class HoldingTeller(Generic[H]):
+    """Tells a turn as bytes. The last entry is held back while the host may still be writing it, unless it is an
+    action. What is told of entries, and of what is told again, is for the dialect to say.
+    """
+
+    def __init__(
+        self, render: Callable[[TurnEntry], H], changes: TurnChanges | None = None, *, repeats: bool = False
+    ) -> None:
+        self._telling: TurnTeller[H] = TurnTeller(render, changes, repeats=repeats)
+        self._held: H | None = None
+
+    def take(self, entries: Sequence[TurnEntry]) -> bytes:
+        told = [*map(self._tell, self._telling.take(entries))]
+        if self._held is not None and not self._held.open:
+            told.append(self._release())
+        return b"".join(told)
+
+    def _tell(self, event: TurnEvent[H]) -> bytes:
+        entry = event.rendered
+        is_held = self._held is not None and self._held.offset == entry.offset
+        match event:
+            case EntryAdded():
+                before = self._release()
+                if entry.is_action:
+                    return before + self._added(entry)
+                self._held = entry
+                return before
+            case EntryChanged():
+                self._held = entry if is_held else self._held
+                return b""
+            case ActionClosed():
+                return self._answered(entry)
+            case EntryRepeated():
+                return b"" if is_held else self._again(event)
+
+    def _release(self) -> bytes:
+        """What was held back: the host writes it no longer."""
+        held, self._held = self._held, None
+        return b"" if held is None else self._added(held)
+
+    def _added(self, entry: H) -> bytes:
+        raise NotImplementedError
+
+    def _answered(self, entry: H) -> bytes:
+        return b""
+
+    def _again(self, event: EntryRepeated[H]) -> bytes:
+        return b""

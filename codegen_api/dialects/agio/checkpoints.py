@@ -12,17 +12,8 @@ from typing import Annotated
 from fastapi import Path
 from starlette.responses import Response
 
-from codegen_api.conversations import (
-    BEFORE,
-    GO_ON,
-    Ask,
-    CallerConversations,
-    TurnCheckpoint,
-    checked,
-    new_id,
-    text_of,
-    with_transcript,
-)
+from codegen_api.conversations import BEFORE, GO_ON, Ask, CallerConversations, TurnCheckpoint, checked, new_id
+from codegen_api.conversations.prompts import text_of, with_transcript
 from codegen_api.dialects import TITLE_CHARACTERS
 from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Agents, Known, Limit, Offset

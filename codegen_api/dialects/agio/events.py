@@ -12,20 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakValueDictionary
 
-from codegen_api.conversations import (
-    START,
-    ActionClosed,
-    EntryAdded,
-    EntryChanged,
-    EntryRepeated,
-    Form,
-    Slot,
-    TurnChanges,
-    TurnEntry,
-    TurnEvent,
-    TurnTeller,
-    output_of,
-)
+from codegen_api.conversations import START, Form, Slot, TurnChanges, TurnEntry, TurnTeller, output_of
+from codegen_api.conversations.turn_events import ActionClosed, EntryAdded, EntryChanged, EntryRepeated, TurnEvent
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
 from codegen_api.sse import frame

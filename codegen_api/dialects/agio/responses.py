@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.conversations import TurnEntry
+from codegen_api.conversations import PING, TurnEntry
 from codegen_api.dialects.agio.events import RunTeller
 from codegen_api.dialects.agio.executions import Execution
-from codegen_api.dialects.agio.streams import HEARTBEAT, ending
+from codegen_api.dialects.agio.streams import ending
 from codegen_api.dialects.agio.wire import error_fields, metrics_fields
 from codegen_api.errors import Conflict
 from codegen_api.openapi import ANYWHERE, Answers
@@ -28,7 +28,7 @@ def _stream_example() -> str:
     entry = TurnEntry(1, LogEntry(b"{}", None, open=False, amendable=False))
     told = [*teller.begin(turn.conversation, "Hello!"), *teller.take([entry]), *teller.close(turn)]
     end = ending(Execution((turn,)), teller)
-    return b"".join([*(event.frame for event in told), HEARTBEAT, end.frame]).decode()
+    return b"".join([*(event.frame for event in told), PING, end.frame]).decode()
 
 
 EVENTS = "`run_started`, `content_delta`, `tool_call_started`, `tool_call_completed`, `tool_call_failed`"

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from codegen_api.conversations import CallerConversations, CaughtUp, StreamLife, Stretch, TurnEnded, TurnEntry, updates
+from codegen_api.conversations import CallerConversations, CaughtUp, Stretch, TurnEnded, TurnEntry
+from codegen_api.conversations.streams import PING, StreamLife, updates
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
 from codegen_api.dialects.agio.executions import AgioStatus, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
@@ -18,7 +19,6 @@ from codegen_api.sse import BEAT, beating
 from codegen_api.stores import TurnState
 from codegen_api.telemetry import note
 
-HEARTBEAT = b": ping\n\n"
 UNFINISHED = b": unfinished, go on behind the last id\n\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
@@ -172,7 +172,7 @@ async def frames(events: EventBatches) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(events):
             async for some in events:
-                yield b"".join(event.frame for event in some or ()) or HEARTBEAT
+                yield b"".join(event.frame for event in some or ()) or PING
     except StreamCut:
         yield UNFINISHED
         raise

@@ -7,17 +7,7 @@ older entries come as the data of a few chunks.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from codegen_api.conversations import (
-    ActionClosed,
-    EntryAdded,
-    EntryChanged,
-    EntryRepeated,
-    Form,
-    TurnChanges,
-    TurnEntry,
-    TurnEvent,
-    TurnTeller,
-)
+from codegen_api.conversations import EntryRepeated, Form, HoldingTeller, TurnChanges, TurnEntry
 from codegen_api.dialects.ai_sdk import wire
 from codegen_api.runs import Json, LogEntry, Step
 from codegen_api.stores import Turn
@@ -66,7 +56,7 @@ class ChatEntry:
         )
 
 
-class ChatTeller:
+class ChatTeller(HoldingTeller[ChatEntry]):
     """Tells one reader a turn. ``step`` says what an entry means, and ``render`` gives its chunks."""
 
     claimed = 0
@@ -79,14 +69,13 @@ class ChatTeller:
         render: Callable[[TurnEntry], ChatEntry],
         changes: TurnChanges,
     ) -> None:
+        super().__init__(render, changes, repeats=True)
         self._turn = turn
         self._step = step
         self._has_begun = False
         self._so_far: dict[int, TurnEntry] | None = {}  # what was there when the reader came, its latest entries
         self._folded = 0  # up to here entries came as data
-        self._held: ChatEntry | None = None  # the last one, while the host may still be writing it
         self._unanswered: set[int] = set()
-        self._telling: TurnTeller[ChatEntry] = TurnTeller(render, changes, repeats=True)
 
     def begin(self) -> bytes:
         """The beginning of the message; the second time, what was there when the reader came."""
@@ -99,7 +88,7 @@ class ChatTeller:
         changed = b"".join(self._changed(came) for came in entries if came.offset <= self._folded)
         later = [came for came in entries if came.offset > self._folded]
         if self._so_far is None:
-            return changed + self._told(later)
+            return changed + super().take(later)
         self._so_far.update((came.offset, came) for came in later)
         while len(self._so_far) >= UNFOLDED + FOLDED:
             changed += self._fold(self._so_far, sorted(self._so_far)[:FOLDED])
@@ -114,7 +103,7 @@ class ChatTeller:
 
     def _catch_up(self) -> bytes:
         so_far, self._so_far = self._so_far or {}, None
-        return self._told([so_far[offset] for offset in sorted(so_far)])
+        return super().take([so_far[offset] for offset in sorted(so_far)])
 
     def _fold(self, so_far: dict[int, TurnEntry], offsets: Sequence[int]) -> bytes:
         parts: list[Json] = [part for offset in offsets for part in self._parts(so_far.pop(offset))]
@@ -122,52 +111,25 @@ class ChatTeller:
         data: Json = {"from": offsets[0], "to": offsets[-1], "parts": parts}
         return wire.telling([wire.data_part("earlier", str(offsets[0]), data)])
 
-    def _told(self, entries: Sequence[TurnEntry]) -> bytes:
-        told = [*map(self._tell, self._telling.take(entries))]
-        if self._held is not None and not self._held.open:
-            told.append(self._release())
-        return b"".join(told)
-
-    def _tell(self, event: TurnEvent[ChatEntry]) -> bytes:
-        entry = event.rendered
-        match event:
-            case EntryAdded():
-                before = self._release()
-                if entry.is_action:
-                    self._unanswered.add(entry.offset)
-                    return before + entry.said + entry.called
-                self._held = entry
-                return before
-            case EntryChanged():
-                if self._held is not None and self._held.offset == entry.offset:
-                    self._held = entry
-                return b""
-            case ActionClosed():
-                return self._answer(entry)
-            case EntryRepeated():
-                return self._again(event)
+    def _added(self, entry: ChatEntry) -> bytes:
+        if entry.is_action:
+            self._unanswered.add(entry.offset)
+        return entry.said + entry.called
 
     def _again(self, event: EntryRepeated[ChatEntry]) -> bytes:
         entry = event.rendered
-        if self._held is not None and self._held.offset == entry.offset:
-            return b""
         told = self._release() if self._held is not None and not self._held.open else b""
         if not entry.is_action or event.text:
             told += self._changed(event.came)
         if entry.is_action and event.call:
             self._unanswered.add(entry.offset)
             told += entry.called
-        return told + (self._answer(entry) if event.words | event.outcome else b"")
+        return told + (self._answered(entry) if event.words | event.outcome else b"")
 
-    def _answer(self, entry: ChatEntry) -> bytes:
+    def _answered(self, entry: ChatEntry) -> bytes:
         if entry.outcome:
             self._unanswered.discard(entry.offset)
         return entry.outcome
-
-    def _release(self) -> bytes:
-        """What was held back: the host writes it no longer."""
-        held, self._held = self._held, None
-        return b"" if held is None else held.said
 
     def _changed(self, came: TurnEntry) -> bytes:
         """An entry whose parts cannot be replaced, as it is now; a tool's can, unless they came as data."""

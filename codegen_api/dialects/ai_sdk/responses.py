@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from codegen_api.conversations import TurnChanges, TurnEntry
+from codegen_api.conversations import PING, TurnChanges, TurnEntry
 from codegen_api.dialects.ai_sdk.events import ChatEntry, ChatTeller
-from codegen_api.dialects.ai_sdk.wire import HEARTBEAT, error_text
+from codegen_api.dialects.ai_sdk.wire import error_text
 from codegen_api.errors import ConversationBusy
 from codegen_api.openapi import Answers
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
@@ -22,7 +22,7 @@ def _stream_example() -> str:
     looked = Step(StepKind.ACTION, None, "A look is enough.", "list_files", {"path": "."}, ["README.md"])
     teller = ChatTeller(turn, lambda _: looked, lambda came: ChatEntry.of(turn, came, looked), TurnChanges())
     entry = TurnEntry(2, LogEntry(b"{}", None, open=False, amendable=False))
-    return b"".join([teller.begin(), HEARTBEAT, teller.begin(), teller.take([entry]), teller.over(turn)]).decode()
+    return b"".join([teller.begin(), PING, teller.begin(), teller.take([entry]), teller.over(turn)]).decode()
 
 
 class UiChat(BaseModel):

@@ -9,7 +9,7 @@ from codegen_api.conversations import CallerConversations, frames
 from codegen_api.dialects.ai_sdk import responses, schemas
 from codegen_api.dialects.ai_sdk.events import ChatEntry, ChatTeller
 from codegen_api.dialects.ai_sdk.turns import messages_of, turn_for
-from codegen_api.dialects.ai_sdk.wire import HEARTBEAT, broken
+from codegen_api.dialects.ai_sdk.wire import broken
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import conversations_of
@@ -97,5 +97,5 @@ def streamed(request: Request, conversations: CallerConversations, turn: Turn) -
     def teller(_: bool) -> ChatTeller:
         return ChatTeller(turn, conversations.step, render, conversations.changes_of(turn))
 
-    chunks = frames(conversations, turn, teller, heartbeat=HEARTBEAT, failed=broken)
+    chunks = frames(conversations, turn, teller, failed=broken)
     return lasting(request, chunks, "text/event-stream; charset=utf-8", HEADERS)

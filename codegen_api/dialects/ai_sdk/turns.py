@@ -9,14 +9,11 @@ from codegen_api.conversations import (
     Stretch,
     TurnCheckpoint,
     checked,
-    content_of,
-    heard_of,
-    images_of,
     new_id,
     pending_of,
-    said_ids,
-    text_of,
 )
+from codegen_api.conversations.prompts import content_of, images_of, text_of
+from codegen_api.conversations.repeats import heard_of, said_ids
 from codegen_api.dialects import EMPTY, MOST_SAID, TITLE_CHARACTERS, heard_image, rejected, says_nothing
 from codegen_api.dialects.ai_sdk.schemas import SendMessages, UiMessage
 from codegen_api.dialects.ai_sdk.wire import Part, closed, last_parts, metadata, parts_of

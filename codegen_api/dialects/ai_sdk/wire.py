@@ -29,7 +29,6 @@ TOOL = "dynamic-tool"
 """The type of the part of a tool that the app does not know."""
 
 DONE = b"data: [DONE]\n\n"
-HEARTBEAT = b": ping\n\n"
 
 LOST = "The host did not answer, and it is not known whether the agent began."
 NEVER = "The run stopped before the tool had answered."

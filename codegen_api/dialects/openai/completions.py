@@ -9,30 +9,21 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Path, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import (
-    CallerConversations,
-    Stretch,
-    TurnEntry,
-    TurnIds,
-    checked,
-    frames,
-    heard_of,
-    new_id,
-    pending_of,
-    text_of,
-)
-from codegen_api.conversations.repeats import LOOKED_THROUGH
+from codegen_api.conversations import CallerConversations, HoldingTeller, Stretch, checked, frames, new_id, pending_of
+from codegen_api.conversations.prompts import text_of
+from codegen_api.conversations.repeats import LOOKED_THROUGH, TurnIds, heard_of
 from codegen_api.dialects import TITLE_CHARACTERS, not_offered
 from codegen_api.dialects.openai import responses, schemas
 from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
 from codegen_api.dialects.openai.inputs import ASSISTANT, INSTRUCTIONS, USER, InputItem, heard, new_words
 from codegen_api.dialects.openai.items import RESPONSE, Item, ResponseEntry, last_items
-from codegen_api.dialects.openai.streams import HEARTBEAT, items_of, outcome, rendered
+from codegen_api.dialects.openai.streams import items_of, outcome, rendered
 from codegen_api.dialects.openai.turns import begin
 from codegen_api.dialects.openai.wire import DEFAULT, LOST, STATUSES, error_fields
 from codegen_api.errors import GatewayError, NotFound, RunFailed
@@ -92,7 +83,7 @@ async def create_completion(
 
     if not body.stream:
         return lasting(request, outcome(conversations, turn, whole), "application/json")
-    return lasting(request, frames(conversations, turn, teller, heartbeat=HEARTBEAT, failed=broken), EVENTS)
+    return lasting(request, frames(conversations, turn, teller, failed=broken), EVENTS)
 
 
 @router.get("/v1/models", **operation("List models", READ, responses.MODELS))
@@ -186,21 +177,18 @@ def spoken(item: Item) -> tuple[str, str]:
 # -- telling it -------------------------------------------------------------------------------------------------------
 
 
-class CompletionTeller:
+class CompletionTeller(HoldingTeller[ResponseEntry]):
     """Tells one reader a turn, whole or in chunks, each entry when the host writes it no longer."""
 
     claimed = 0
     """Nobody comes back to the middle."""
 
     def __init__(self, body: schemas.CreateCompletion, conversations: CallerConversations, turn: Turn) -> None:
+        super().__init__(partial(rendered, conversations, turn))
         about: dict[str, Json] = {"id": f"chatcmpl-{turn.id}", "created": int(turn.created), "model": body.model}
         self._about = {**about, "object": "chat.completion.chunk", "usage": None}  # of which the host says nothing
         self._with_usage = bool((body.stream_options or {}).get("include_usage"))
-        self._conversations = conversations
-        self._turn = turn
         self._has_begun = False
-        self._told = 0
-        self._held: ResponseEntry | None = None
         self._said: set[str] = set()
 
     def whole(self, texts: Mapping[str, str]) -> dict[str, Json]:
@@ -211,16 +199,6 @@ class CompletionTeller:
     def begin(self) -> bytes:
         is_first, self._has_begun = not self._has_begun, True
         return self._chunk({"role": "assistant", CONTENT: ""}) if is_first else b""
-
-    def take(self, entries: Sequence[TurnEntry]) -> bytes:
-        pieces: list[bytes] = []
-        for entry in (rendered(self._conversations, self._turn, came) for came in entries if came.offset > self._told):
-            if self._held is not None and self._held.offset != entry.offset:
-                pieces.append(self._release())
-            self._held = entry
-            if not entry.open:
-                pieces.append(self._release())
-        return b"".join(pieces)
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
         """What comes behind the last entry."""
@@ -240,10 +218,8 @@ class CompletionTeller:
         usage = _data({**self._about, "choices": []}) if self._with_usage else b""
         return self._chunk({}, "stop") + usage + DONE
 
-    def _release(self) -> bytes:
-        held, self._held = self._held, None
-        self._told = self._told if held is None else held.offset
-        return b"" if held is None else self.say(map(spoken, held.items))
+    def _added(self, entry: ResponseEntry) -> bytes:
+        return self.say(map(spoken, entry.items))
 
     def _chunk(self, delta: Json, finish: str | None = None) -> bytes:
         choice: Json = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}

@@ -6,15 +6,7 @@ last event has all items as they are then, and clients take these.
 
 from collections.abc import Callable, Sequence
 
-from codegen_api.conversations import (
-    ActionClosed,
-    EntryAdded,
-    ReaderAhead,
-    TurnChanges,
-    TurnEntry,
-    TurnEvent,
-    TurnTeller,
-)
+from codegen_api.conversations import HoldingTeller, ReaderAhead, TurnChanges, TurnEntry
 from codegen_api.dialects.openai.items import WRITING, Item, ResponseEntry, last_items, settled
 from codegen_api.dialects.openai.wire import event, response_fields
 from codegen_api.runs import Json
@@ -28,12 +20,13 @@ CALLED, ANSWERED = 6, 9
 """Where among them a call begins, and what comes of it."""
 
 
-class ResponseTeller:
+class ResponseTeller(HoldingTeller[ResponseEntry]):
     """Tells one reader a response, behind the event number ``after``."""
 
     def __init__(
         self, turn: Turn, render: Callable[[TurnEntry], ResponseEntry], changes: TurnChanges, after: int = -1
     ) -> None:
+        super().__init__(render, changes)
         self.claimed = max(after, 0) // STRIDE
         self.ended: tuple[Turn, Sequence[PendingRequest]] | None = None
         """The turn when it is over, and what it waits for, where the reader lacks the last event, and only that."""
@@ -44,8 +37,6 @@ class ResponseTeller:
         self._has_begun = False
         self._items = 0  # so many were told
         self._called: tuple[int, Item] | None = None  # the last call, and its place among the items
-        self._held: ResponseEntry | None = None  # the last one, while the host may still be writing it
-        self._telling: TurnTeller[ResponseEntry] = TurnTeller(render, changes)
 
     def begin(self) -> bytes:
         if self._has_begun:
@@ -53,12 +44,6 @@ class ResponseTeller:
         self._has_begun = True
         told: dict[str, Json] = {"response": response_fields(self._turn, None, [])}
         return self._from(0, _numbered(0, [("created", told), ("in_progress", told)]))
-
-    def take(self, entries: Sequence[TurnEntry]) -> bytes:
-        told = [*map(self._tell, self._telling.take(entries))]
-        if self._held is not None and not self._held.open:
-            told.append(self._release())
-        return b"".join(told)
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
         told = [self._release(), *map(self._tell, self._telling.close())]
@@ -72,26 +57,6 @@ class ResponseTeller:
         self.number = (offset + 1) * STRIDE
         self.ended = (turn, pending) if self._after < self.number else None
         return b"".join(told)
-
-    def _tell(self, each: TurnEvent[ResponseEntry]) -> bytes:
-        entry = each.rendered
-        match each:
-            case EntryAdded():
-                before = self._release()
-                if entry.is_action:
-                    return before + self._added(entry)
-                self._held = entry
-                return before
-            case ActionClosed():
-                return self._answered(entry)
-        if self._held is not None and self._held.offset == entry.offset:
-            self._held = entry  # which has changed
-        return b""
-
-    def _release(self) -> bytes:
-        """What was held back: the host writes it no longer."""
-        held, self._held = self._held, None
-        return b"" if held is None else self._added(held)
 
     def _added(self, entry: ResponseEntry) -> bytes:
         index, self._items = self._items, self._items + len(entry.items)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from codegen_api.conversations import CallerConversations, Stretch, TurnEnded, TurnEntry, frames, pending_of, updates
 from codegen_api.dialects.openai.events import ResponseTeller
@@ -15,8 +16,6 @@ from codegen_api.telemetry import note
 from codegen_api.upstreams import PendingRequest
 from codegen_api.worker_thread import encoded
 
-HEARTBEAT = b": ping\n\n"
-
 SIGN_OF_LIFE = b"\n"
 """White space before the JSON that somebody waits for."""
 
@@ -29,13 +28,13 @@ async def events(conversations: CallerConversations, turn: Turn, after: int = -1
 
     def teller(is_believed: bool) -> ResponseTeller:
         start, changes = after if is_believed else -1, conversations.changes_of(turn)
-        told.append(ResponseTeller(turn, lambda came: rendered(conversations, turn, came), changes, start))
+        told.append(ResponseTeller(turn, partial(rendered, conversations, turn), changes, start))
         return told[-1]
 
     def failed(error: GatewayError) -> bytes:
         return event(told[-1].number, "error", code=error.code, message=error.message, param=None)
 
-    async with aclosing(frames(conversations, turn, teller, heartbeat=HEARTBEAT, failed=failed)) as pieces:
+    async with aclosing(frames(conversations, turn, teller, failed=failed)) as pieces:
         async for piece in pieces:
             yield piece
     if told[-1].ended is not None:
