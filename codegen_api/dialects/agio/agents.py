@@ -69,21 +69,6 @@ class Agents:
         found = await self.conversations.agents(rest)
         return Found((*first, *found.items), len(built_in) + found.total)
 
-    async def add(self, agent: Agent) -> Agent:
-        """Raises ``AlreadyExists``: the id is taken."""
-        taken = AlreadyExists("There is an agent with this id already.")
-
-        def to(then: Agent) -> Agent:
-            if then.archived and then.id in self.built_in:
-                return agent
-            raise taken
-
-        if await self.conversations.change_agent(agent.id, to) is None and (
-            agent.id in self.built_in or not await self.conversations.add_agent(agent)
-        ):
-            raise taken
-        return agent
-
     async def change(self, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
         """The agent, as it is now to be. Raises ``NotFound``; or ``Conflict``, where others change it all the time."""
 
@@ -100,14 +85,6 @@ class Agents:
             return built_in
         return await self.change(agent_id, to)  # somebody has changed it a moment ago
 
-    async def remove(self, agent_id: str) -> None:
-        """Raises ``NotFound``: there is none, or it is somebody else's."""
-        await self.get(agent_id)
-        if agent_id in self.built_in:  # it is not to be there again
-            await self.change(agent_id, lambda agent: replace(agent, archived=True))
-        else:
-            await self.conversations.remove_agent(agent_id)
-
 
 def is_enabled(agent: Agent) -> bool:
     return own(agent.configuration).get("enabled") is not False
@@ -121,9 +98,6 @@ Known = Annotated[Agents, Depends(agents_of)]
 AgentId = Annotated[str, Path(description="The id of an agent: the name that it was made with.")]
 Limit = Annotated[int, Query(ge=0, le=1000, description="How many to give at most.")]
 Offset = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
-
-
-# -- routes -----------------------------------------------------------------------------------------------------------
 
 
 @router.get("/api/agents", **operation("List agents", READ, responses.AGENTS))
@@ -144,7 +118,18 @@ async def create_agent(agents: Known, body: schemas.CreateAgioAgent) -> Response
     now = agents.conversations.clock()
     agent_id = body.name if re.fullmatch(schemas.ID, body.name) else new_id()
     agent = _with(Agent(agent_id, body.name, now, now), body.model_dump(exclude={"name"}))
-    return json_response(to_json(agent_fields(await agents.add(agent))), 201)
+    taken = AlreadyExists("There is an agent with this id already.")
+
+    def anew(then: Agent) -> Agent:
+        if then.archived and then.id in agents.built_in:
+            return agent
+        raise taken
+
+    if await agents.conversations.change_agent(agent.id, anew) is None and (
+        agent.id in agents.built_in or not await agents.conversations.add_agent(agent)
+    ):
+        raise taken
+    return json_response(to_json(agent_fields(agent)), 201)
 
 
 @router.get("/api/agents/{agent_id}", **operation("Get an agent", READ, responses.AGENT))
@@ -167,11 +152,12 @@ async def update_agent(agents: Known, agent_id: AgentId, body: schemas.UpdateAgi
 @router.delete("/api/agents/{agent_id}", **operation("Delete an agent", WRITE, responses.DELETED), status_code=204)
 async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
     """Forget an agent."""
-    await agents.remove(agent_id)
+    await agents.get(agent_id)
+    if agent_id in agents.built_in:  # it is not to be there again
+        await agents.change(agent_id, lambda agent: replace(agent, archived=True))
+    else:
+        await agents.conversations.remove_agent(agent_id)
     return Response(status_code=204)
-
-
-# -- beneath ----------------------------------------------------------------------------------------------------------
 
 
 def _with(agent: Agent, given: Mapping[str, Json]) -> Agent:

@@ -241,8 +241,6 @@ class RunTeller:
         step = Step(StepKind.ANSWER, None, text)
         return self._say(CONCLUDED, RunStep(self.steps, step, Form(0, 0, 0, 0), None))
 
-    # -- one step -----------------------------------------------------------------------------------------------------
-
     def _meant(self, came: TurnEntry) -> RunStep:
         step = self._step(came.entry)
         return RunStep(self._base + came.offset, step, Form.of(came.entry, step), came.entry.created)
@@ -310,8 +308,6 @@ class RunTeller:
         elif meant.closed and (again.outcome or meant.has_failed):
             yield self._answer(meant)
 
-    # -- how it is said -----------------------------------------------------------------------------------------
-
     def _keep(self, n: int, text: str) -> None:
         self._said.pop(n, None)
         if text:
@@ -346,8 +342,6 @@ class RunTeller:
         # behind later steps, the reader stays where they are in the order of the log
         self._number = max(self._number, number * PLACES + ANSWERED)
         return self._event("tool_call_completed" if is_success else "tool_call_failed", data, created)
-
-    # -- where the reader is ------------------------------------------------------------------------------------------
 
     def _tell(self, n: int, name: str, data: Mapping[str, Json], created: float | None = None) -> list[RunEvent]:
         if n <= self._number:

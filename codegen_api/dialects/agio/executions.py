@@ -101,9 +101,6 @@ class Execution:
         return replace(self, turns=tuple(turn if each.id == turn.id else each for each in self.turns))
 
 
-# -- what turns say of themselves -------------------------------------------------------------------------------------
-
-
 def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
     """What this dialect keeps with a turn, in its ``options``, or with an agent, in its ``configuration``."""
     found = kept.get(OWN)
@@ -150,9 +147,6 @@ def length_of(stretch: Stretch) -> int | None:
     if stretch.upto is not None:
         return stretch.upto
     return None if stretch.turn.end is None and not stretch.turn.state.over else stretch.turn.length
-
-
-# -- finding them -----------------------------------------------------------------------------------------------------
 
 
 async def find_run(conversations: CallerConversations, run_id: str) -> Execution:

@@ -178,9 +178,6 @@ async def cancel_run(conversations: MyConversations, run_id: RunId) -> Response:
     return done("cancelled", _require("cancel", await find_run(conversations, run.id), AgioStatus.CANCELLED))
 
 
-# -- beneath ----------------------------------------------------------------------------------------------------------
-
-
 async def _stoppable(conversations: CallerConversations, run_id: str, what: str, *also: AgioStatus) -> Execution:
     run = await find_run(conversations, run_id)
     if not conversations.can_stop:

@@ -130,9 +130,6 @@ class Reader:
         raise Conflict("The run was taken back to an earlier checkpoint: read it from its beginning.")
 
 
-# -- the end ----------------------------------------------------------------------------------------------------------
-
-
 def ending(run: Execution, teller: RunTeller) -> RunEvent:
     """What comes last. A host that waits for its user has said all that it will until they answer."""
     if run.status == AgioStatus.FAILED:
@@ -162,9 +159,6 @@ def outcome_fields(run: Execution, teller: RunTeller) -> dict[str, Json]:
 def metrics(run: Execution, teller: RunTeller) -> dict[str, Json]:
     over = None if not run.latest.state.over else max(0.0, run.latest.updated - run.first.created)
     return metrics_fields(over if teller.seconds is None else teller.seconds, teller.calls, teller.steps)
-
-
-# -- answers --------------------------------------------------------------------------------------------------------
 
 
 async def frames(events: EventBatches) -> AsyncGenerator[bytes, None]:

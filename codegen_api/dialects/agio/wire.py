@@ -18,9 +18,6 @@ DEFAULT_MODEL = "default"
 ONLY_GET = " A browser's EventSource can only GET, and a chat begins with POST: read the answer with fetch."
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
-
-
 def error_fields(error: GatewayError) -> dict[str, Json]:
     """An error as clients of FastAPI know it (``detail``), with what else the gateway has to say."""
     current = trace.get()
@@ -44,9 +41,6 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 def render_error(error: GatewayError) -> Response:
     """The answer to a request that failed."""
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
-
-
-# -- data -------------------------------------------------------------------------------------------------------------
 
 
 def page(items: Sequence[Json], total: int, limit: int, offset: int) -> Response:

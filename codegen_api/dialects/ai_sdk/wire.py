@@ -46,9 +46,6 @@ def error_text(error: GatewayError) -> str:
     return " ".join([error.message, *others])
 
 
-# -- chunks -----------------------------------------------------------------------------------------------------------
-
-
 def chunk(type: str, **fields: Json) -> bytes:  # noqa: A002 - the protocol's own word
     return b"data: %b\n\n" % to_json({"type": type, **fields})
 
@@ -96,9 +93,6 @@ def ending(turn: Turn) -> list[bytes]:
 def broken(error: GatewayError) -> bytes:
     """The last chunks where nobody can say how the turn goes on."""
     return chunk("error", errorText=error_text(error)) + DONE
-
-
-# -- parts ------------------------------------------------------------------------------------------------------------
 
 
 def parts_of(turn: Turn, offset: int, step: Step) -> list[Part]:

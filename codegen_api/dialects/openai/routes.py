@@ -38,9 +38,6 @@ class ListQuery(BaseModel):
     include: Any = Field(None, description="Has no meaning here, and is ignored.")
 
 
-# -- responses --------------------------------------------------------------------------------------------------------
-
-
 @router.post("/v1/responses", **operation("Create a response", WRITE, responses.CREATED))
 async def create_response(
     request: Request, once: AtOnce, wanted: WantedOrganization, body: schemas.CreateResponse
@@ -115,9 +112,6 @@ async def list_input_items(
 def streamed(request: Request, conversations: CallerConversations, turn: Turn, after: int = -1) -> Response:
     """The events of a response behind number ``after``, as they come."""
     return lasting(request, events(conversations, turn, after), "text/event-stream; charset=utf-8")
-
-
-# -- conversations ----------------------------------------------------------------------------------------------------
 
 
 @talks.post("/v1/conversations", **operation("Create a conversation", WRITE, responses.CONVERSATION))

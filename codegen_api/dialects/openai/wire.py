@@ -56,9 +56,6 @@ def _place(loc: tuple[str | int, ...]) -> str | None:
     return path.removeprefix(".") or None
 
 
-# -- responses --------------------------------------------------------------------------------------------------------
-
-
 STATUSES: Mapping[TurnState, str] = {
     TurnState.QUEUED: "queued",
     TurnState.STARTING: "in_progress",
