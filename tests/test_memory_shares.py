@@ -10,7 +10,7 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.build_parts import memory_shares
 from codegen_api.conversations import RenderCache, TurnEntry
-from codegen_api.conversations.pages import Pages
+from codegen_api.conversations.progress import Pages
 from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.rendering import FrameStyle

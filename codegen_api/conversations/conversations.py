@@ -17,7 +17,7 @@ from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, paren
 from codegen_api.conversations.chores import keep_checking, keep_tidy
 from codegen_api.conversations.late_changes import LateChanges, TurnChanges
 from codegen_api.conversations.planning import Ask, Planning, latest_end
-from codegen_api.conversations.progress import Progress, pending_in
+from codegen_api.conversations.progress import Progress, pending_in, read_behind
 from codegen_api.conversations.queueing import AbsentCallers, Queue, either
 from codegen_api.conversations.semantic_search import SemanticSearch
 from codegen_api.conversations.starting import LOOK_EVERY
@@ -85,12 +85,14 @@ class Conversations:
     async def open(self) -> None:
         """Make ready: once, before anything else."""
         await self.store.open()
-        self._chores.append(asyncio.ensure_future(keep_checking(self.store)))
-        self.queue.open()
+        chores = [keep_checking(self.store)]
+        if self.queue.absent is not None:
+            chores.append(self.queue.look_round(self.queue.absent))
         if self.search is not None:
-            self.search.open()
+            chores.append(self.search.work())
         if self._kept_days is not None:
-            self._chores.append(asyncio.ensure_future(keep_tidy(self.store, self._kept_days * 86400, self.clock)))
+            chores.append(keep_tidy(self.store, self._kept_days * 86400, self.clock))
+        self._chores += map(asyncio.ensure_future, chores)
 
     async def aclose(self) -> None:
         for chore in self._chores:
@@ -98,7 +100,7 @@ class Conversations:
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.queue.aclose()
         if self.search is not None:
-            await self.search.aclose()
+            await self.search.embedder.aclose()
         await self.turns.aclose()
         await self.store.aclose()
 
@@ -114,7 +116,6 @@ class CallerConversations(CallerStore):
         return self.shared.clock()
 
     def step(self, entry: LogEntry) -> Step:
-        """What a log entry means."""
         return self.shared.gateway.step(entry)
 
     @property
@@ -143,7 +144,6 @@ class CallerConversations(CallerStore):
             self.shared.search.wake()
 
     async def nearest(self, prefix: Sequence[str], question: str, limit: int) -> Sequence[Near] | None:
-        """As ``SemanticSearch.nearest``."""
         search = self.shared.search
         return None if search is None else await search.nearest(self.owner, prefix, question, limit)
 
@@ -271,7 +271,6 @@ class CallerConversations(CallerStore):
 
     @property
     def can_stop(self) -> bool:
-        """Whether the host can stop a run."""
         return self.shared.gateway.can_cancel
 
     async def cancel_run(self, turn: Turn) -> None:
@@ -327,10 +326,7 @@ class CallerConversations(CallerStore):
         """Whether the host has such an entry of a turn, by its own word."""
         if turn.run is None:
             return False
-        after = turn.begin + offset - 1
-        page = await self.shared.gateway.read_log(
-            self.caller, turn.run.organization, turn.run.id, after, 1, newest_first=False
-        )
+        page = await read_behind(self.shared.gateway, self.caller, turn.run, turn.begin + offset - 1, 1)
         return bool(page.entries)
 
     async def steps(self, stretch: Stretch) -> list[Step]:

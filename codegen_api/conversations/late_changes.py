@@ -72,12 +72,11 @@ class EventLayout:
 
     meanwhile: int
     block: int
-    room: int = ROOM
 
     @property
     def closed(self) -> int:
         """The first number of what closes an action."""
-        return self.meanwhile + self.room * self.block
+        return self.meanwhile + ROOM * self.block
 
     @property
     def afterwards(self) -> int:
@@ -86,7 +85,7 @@ class EventLayout:
     @property
     def places(self) -> int:
         """How many numbers an entry has."""
-        return self.afterwards + self.room * self.block
+        return self.afterwards + ROOM * self.block
 
     def slot(self, offset: int, place: int) -> Slot:
         """What who has the events of entry ``offset`` up to a number has been told."""
@@ -125,7 +124,6 @@ class TurnChanges:
         return 500 + 8 * len(self._forms) + 300 * len(self._altered)
 
     def tell(self, offset: int, form: Form) -> None:
-        """Somebody is told of an entry."""
         parts = len(form)
         start = parts * offset
         if start >= len(self._forms):
@@ -177,7 +175,6 @@ class LateChanges:
         return changes
 
     def _weigh(self, turn_id: str) -> None:
-        """What is kept of a turn has grown."""
         changes = self._changes.get(turn_id)
         if changes is not None:
             del self._changes[turn_id]

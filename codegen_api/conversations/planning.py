@@ -8,7 +8,7 @@ from typing import Literal
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of, parent_of
-from codegen_api.conversations.progress import pending_in
+from codegen_api.conversations.progress import pending_in, read_behind
 from codegen_api.conversations.prompts import as_text, storable_text, text_of, with_system_prompt, with_transcript
 from codegen_api.conversations.starting import Decisions, Plan
 from codegen_api.conversations.turns import Turns
@@ -86,10 +86,9 @@ class Planning:
         last = said[-1].turn if said else None
         goes_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation.id, known)
         if goes_on and last is not None and last.run is not None:
-            organization, run_id = last.run.organization, last.run.id
-            begin = await self._length(own.caller, organization, run_id, last.begin if last.end is None else last.end)
+            begin = await self._length(own.caller, last.run, last.begin if last.end is None else last.end)
             if begin is not None:
-                resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
+                resumed = replace(turn, organization=last.run.organization, resumes=True, run=last.run, begin=begin)
                 decisions = ask.decisions or await self._spoken(own.caller, last.run, last.state, ask)
                 prompt = "" if decisions else turn.prompt or GO_ON
                 return Plan(replace(resumed, prompt=prompt), replace(ask.run, images=ask.images or None), decisions)
@@ -122,12 +121,10 @@ class Planning:
         verdict: Literal["reject", "answer"] = "reject" if first.reason is WaitReason.APPROVAL else "answer"
         return [(first.id, Decision(verdict, ask.text))]
 
-    async def _length(self, caller: Caller, organization: str, run_id: str, after: Cursor) -> Cursor | None:
+    async def _length(self, caller: Caller, ref: RunRef, after: Cursor) -> Cursor | None:
         """How long a log is by now, which has ``after`` entries at least; None if its run has ended for good."""
         while True:
-            page = await self.gateway.read_log(
-                caller, organization, run_id, after, self.gateway.page_size, newest_first=False
-            )
+            page = await read_behind(self.gateway, caller, ref, after, self.gateway.page_size)
             if page.run.final:
                 return None
             after = page.last

@@ -1,4 +1,4 @@
-"""A turn as it comes: its stretch of the run's log, entry by entry, and then its end.
+"""A turn's stretch of its run's log: as it comes, entry by entry, and then its end; or, when it is over, page by page.
 
 Offsets count the entries of the turn from 1. Everything is read through the gateway, so who may not see the run sees no
 turn of it.
@@ -8,8 +8,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
+
+from cachetools import LRUCache
 
 from codegen_api.brokers import Batch
 from codegen_api.errors import Unsupported, UpstreamError
@@ -17,6 +20,7 @@ from codegen_api.following import Current, Ended, Leaving, Notice, Position, Qui
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Appended, Changed, Cursor, LogEntry, LogPage, Run, RunRef, RunStatus
+from codegen_api.singleflight import Singleflight
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import PendingRequest
 
@@ -30,6 +34,14 @@ MOMENT = 0.01
 
 DOUBTED_SECONDS = 1.0
 """How long an end that is not believed is left alone."""
+
+FRESH = 5.0
+"""Seconds for which a page is believed at least."""
+
+LASTING = 0.1
+"""The part of the time for which a turn has been over that a page of it is believed: what has stayed as it was for long
+will stay so for some time. Caches of the web estimate in the same way.
+"""
 
 RESTING = (RunStatus.WAITING, RunStatus.PAUSED)
 """The host does nothing until somebody answers: that ends a turn, though not the run."""
@@ -57,13 +69,20 @@ class TurnEnded:
     turn: Turn
 
 
-Progress: TypeAlias = tuple[TurnEntry, ...] | CaughtUp | Notice | Quiet | Leaving | TurnEnded
+Entries: TypeAlias = tuple[TurnEntry, ...]
 
-Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, tuple[TurnEntry, ...]]]"
+Progress: TypeAlias = Entries | CaughtUp | Notice | Quiet | Leaving | TurnEnded
+
+Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, Entries]]"
 """What batches amount to in turns that begin somewhere, made once for all who are given the same one."""
 
 Finish = Callable[[Turn, Run, Cursor, str | None], Awaitable[Turn]]
 """Write down that a turn is over: with the run as it is, where its log ended, and the last answer in it."""
+
+
+async def read_behind(gateway: Gateway, caller: Caller, ref: RunRef, after: Cursor, most: int) -> LogPage:
+    """Entries of a log, oldest first."""
+    return await gateway.read_log(caller, ref.organization, ref.id, after, most, newest_first=False)
 
 
 async def pending_in(gateway: Gateway, caller: Caller, ref: RunRef) -> Sequence[PendingRequest]:
@@ -194,7 +213,7 @@ class _Watch:
         self.ended = False
         self.resting_at = None
 
-    def _take(self, batch: Batch) -> tuple[TurnEntry, ...]:
+    def _take(self, batch: Batch) -> Entries:
         begin = self.turn.begin
         made = self.shared.setdefault(batch, {})
         came = made.get(begin)
@@ -211,8 +230,7 @@ class _Watch:
         return came
 
     async def _read(self, after: Cursor) -> LogPage:
-        ref, size = self.ref, self.gateway.page_size
-        return await self.gateway.read_log(self.caller, ref.organization, ref.id, after, size, newest_first=False)
+        return await read_behind(self.gateway, self.caller, self.ref, after, self.gateway.page_size)
 
     def _doubtful(self) -> bool:
         """Whether this may be the state from before the resume: the prompt itself is one entry."""
@@ -232,3 +250,59 @@ def state_of(run: Run) -> TurnState:
             return TurnState.WAITING
         case _:
             return TurnState.FAILED
+
+
+class Pages:
+    """Reads what is over, and keeps ``max_bytes`` of it for whoever reads it again. ``clock`` gives seconds since the
+    epoch.
+    """
+
+    def __init__(self, gateway: Gateway, *, max_bytes: int, clock: Callable[[], float]) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._kept: LRUCache[tuple[str, Cursor], tuple[float, Entries]] = LRUCache(max_bytes, getsizeof=_size)
+        self._flights: Singleflight[tuple[str, Cursor, str], Entries] = Singleflight()
+
+    async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Entries, None]:
+        """What comes behind ``offset`` in a turn that is over; raises ``GatewayError`` where that is not shown."""
+        end = turn.begin if turn.end is None else turn.end
+        size = self._gateway.page_size
+        while turn.run is not None and (cursor := turn.begin + offset) < end:
+            start = cursor // size * size
+            await self._gateway.view(caller, turn.run.organization, turn.run.id)
+            good_until, page = self._kept.get((turn.id, start)) or (float("-inf"), ())
+            if loop_time() >= good_until:
+                flight = (turn.id, start, caller.credential.digest)
+                page = await self._flights.share(flight, partial(self._fetch, caller, turn, start, end))
+            if page[0].offset <= offset:
+                page = tuple(came for came in page if came.offset > offset)
+            offset = page[-1].offset
+            yield page
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
+
+    async def _fetch(self, caller: Caller, turn: Turn, start: Cursor, end: Cursor) -> Entries:
+        """The page of the log from ``start`` on, as far as it is the turn's."""
+        assert turn.run is not None  # noqa: S101 - it is read
+        entries: list[LogEntry] = []
+        size = self._gateway.page_size
+        while (after := start + len(entries)) < min(start + size, end):  # the host may give it in pieces
+            read = await read_behind(self._gateway, caller, turn.run, after, start + size - after)
+            if not read.entries:
+                raise UpstreamError("The host shows less of this log than it did.")
+            entries += read.entries
+        page = tuple(
+            TurnEntry(position - turn.begin, entry)
+            for position, entry in enumerate(entries, start + 1)
+            if turn.begin < position <= end
+        )
+        over = self._clock() - turn.updated
+        good_until = loop_time() + (FRESH if any(came.entry.absent for came in page) else max(FRESH, LASTING * over))
+        if _size((good_until, page)) <= self._kept.maxsize:
+            self._kept[turn.id, start] = (good_until, page)
+        return page
+
+
+def _size(kept: tuple[float, Entries]) -> int:
+    return 100 + sum(came.entry.size for came in kept[1])

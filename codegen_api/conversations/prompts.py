@@ -45,19 +45,16 @@ def storable_text(text: str) -> str:
 
 
 def content_of(message: Mapping[str, Json]) -> list[Mapping[str, Json]]:
-    """The parts of a message."""
     content = message.get("content")
     return [part for part in (content if isinstance(content, list | tuple) else []) if isinstance(part, Mapping)]
 
 
 def text_of(message: Mapping[str, Json]) -> str:
-    """The text of a message."""
     texts = [part.get("text") for part in content_of(message)]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def images_of(*messages: Mapping[str, Json]) -> tuple[str, ...]:
-    """The images in what a user said."""
     parts = [part for message in messages for part in content_of(message)]
     urls = [part.get("url") for part in parts if part.get("type") == "image"]
     return tuple(url for url in urls if isinstance(url, str))

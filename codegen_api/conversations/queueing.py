@@ -64,19 +64,12 @@ class Queue:
     absent: AbsentCallers | None
     clock: Callable[[], float]
     _seen_to: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
-    _looking: asyncio.Task[None] | None = None
-
-    def open(self) -> None:
-        """From now on look after what waits for callers who are not here."""
-        if self.absent is not None:
-            self._looking = asyncio.ensure_future(self._look_round(self.absent))
 
     async def aclose(self) -> None:
         """What waits goes on waiting, for whichever process comes next."""
-        tasks = [*self._seen_to.values(), *([] if self._looking is None else [self._looking])]
-        for task in tasks:
+        for task in self._seen_to.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._seen_to.values(), return_exceptions=True)
 
     async def add(self, own: CallerStore, wanted: str | None, talk: Talk, ask: Ask) -> Turn:
         """Write down a turn that waits. Raises ``NotFound``, ``QueueFull`` or ``Overtaken``."""
@@ -117,7 +110,6 @@ class Queue:
                     await either(happened, within=LOOK_EVERY / 2)
 
     async def follow(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Progress, None]:
-        """A turn that waits, and then as it comes."""
         async with aclosing(self.waiting(own, turn)) as looks:
             async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
                 if turn.state is TurnState.QUEUED:
@@ -128,8 +120,6 @@ class Queue:
         async with aclosing(self.turns.follow(own, turn)) as progress:
             async for news in progress:
                 yield news
-
-    # -- beginning ----------------------------------------------------------------------------------------------------
 
     async def _see_to(self, own: CallerStore, conversation: str) -> None:
         pause = 1.0
@@ -192,9 +182,8 @@ class Queue:
             if passes(error):
                 raise
 
-    # -- for callers who are not here ---------------------------------------------------------------------------------
-
-    async def _look_round(self, absent: AbsentCallers) -> None:
+    async def look_round(self, absent: AbsentCallers) -> None:
+        """Look after what waits for callers who are not here, for ever."""
         while True:
             try:
                 await self._look_at_all(absent)
@@ -228,9 +217,6 @@ class Queue:
         except GatewayError:
             return False  # the next look may tell
         return run.status.ended or run.status in RESTING
-
-
-# -- what is kept of an ask -------------------------------------------------------------------------------------------
 
 
 def _queued(caller: Caller, wanted: str | None, conversation: str, ask: Ask, now: float) -> Turn:

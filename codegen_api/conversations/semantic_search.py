@@ -9,6 +9,7 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from cachetools import LRUCache
 
@@ -16,7 +17,7 @@ from codegen_api.embeddings import Embedder, NoVectors, Vector
 from codegen_api.errors import StoreUnavailable
 from codegen_api.following import loop_time
 from codegen_api.runs import Json
-from codegen_api.stores import Due, Near, Store
+from codegen_api.stores import Near, Store
 from codegen_api.telemetry import log_fault, logger
 
 LOOK_EVERY = 30.0
@@ -44,26 +45,16 @@ _STEP = re.compile(r"\[[^\]]*\]?|\{[^}]*\}?|[^.\[{]+")
 
 
 class SemanticSearch:
-    """Makes the vectors of items, as long as it is open, and finds items by them."""
+    """Makes the vectors of items, as long as it works, and finds items by them."""
 
     def __init__(self, store: Store, embedder: Embedder) -> None:
         self._store = store
-        self._embedder = embedder
+        self.embedder = embedder
         self._put = asyncio.Event()
-        self._space: str | None = None
+        self._space = ""  # nobody knows it before the first vector is here
         self._asked: LRUCache[str, tuple[str, Vector]] = LRUCache(REMEMBERED)
-        self._work: asyncio.Task[None] | None = None
         self._failed = 0
         self._not_before = 0.0
-
-    def open(self) -> None:
-        self._work = asyncio.ensure_future(self._see_to_it())
-
-    async def aclose(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
-        await self._embedder.aclose()
 
     def wake(self) -> None:
         """An item was put."""
@@ -83,14 +74,12 @@ class SemanticSearch:
             except (NoVectors, TimeoutError) as error:
                 self._in_trouble(error)
                 return None
-            assert self._space is not None  # noqa: S101 - that of the vector
             known = self._asked[question] = self._space, vector
         space, vector = known
         return await self._store.nearest(owner, prefix, space, vector, limit)
 
-    # -- making them --------------------------------------------------------------------------------------------------
-
-    async def _see_to_it(self) -> None:
+    async def work(self) -> None:
+        """Make what is due, for ever."""
         while True:
             self._put.clear()
             try:
@@ -106,18 +95,15 @@ class SemanticSearch:
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            try:
-                # jittered, so that processes which began together do not all do the same
+            # jittered, so that processes which began together do not all do the same
+            with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY * random.uniform(0.75, 1.25)):  # noqa: S311
                     await self._put.wait()
-            except TimeoutError:
-                pass
 
     async def _round(self) -> bool:
         """See to some of what is due; whether more may be. Raises ``NoVectors`` where none are made just now."""
-        if self._space is None:  # which nobody knows before the first vector is here
+        if not self._space:
             await self._embed(["space"])
-        assert self._space is not None  # noqa: S101 - see above
         due = await self._store.due(self._space, AT_A_TIME)
         texts = [list(texts_at(each.item.value, each.item.fields))[:MOST_TEXTS] for each in due]
         try:
@@ -127,11 +113,11 @@ class SemanticSearch:
                 raise
             await self._embed(["space"])  # to see that it is not this gateway which is refused
             for each, some in zip(due, texts, strict=True):
-                await self._keep(each, await self._one_by_one(some))
+                await self._store.keep_vectors(each, self._space, await self._one_by_one(some))
         else:
             vectors = iter(together)
             for each, some in zip(due, texts, strict=True):
-                await self._keep(each, [next(vectors) for _ in some])
+                await self._store.keep_vectors(each, self._space, [next(vectors) for _ in some])
         return len(due) == AT_A_TIME
 
     async def _one_by_one(self, texts: Sequence[str]) -> list[Vector]:
@@ -147,16 +133,12 @@ class SemanticSearch:
                         raise
         return vectors
 
-    async def _keep(self, due: Due, vectors: Sequence[Vector]) -> None:
-        assert self._space is not None  # noqa: S101 - vectors were made
-        await self._store.keep_vectors(due, self._space, vectors)
-
     async def _embed(self, texts: Sequence[str]) -> list[Vector]:
         if not texts:
             return []
-        vectors = await self._embedder.embed(texts)
+        vectors = await self.embedder.embed(texts)
         # a model of the same name that gives longer vectors is another one
-        self._space = f"{len(vectors[0])} {self._embedder.model}"
+        self._space = f"{len(vectors[0])} {self.embedder.model}"
         if self._failed:
             logger.info("the embeddings endpoint works again")
         self._failed, self._not_before = 0, 0.0
@@ -169,9 +151,6 @@ class SemanticSearch:
         self._failed += 1
         wait = asked_for if asked_for is not None else 2.0 ** min(self._failed, 10)
         self._not_before = loop_time() + min(wait, LONGEST_WAIT)
-
-
-# -- where the texts of an item are -----------------------------------------------------------------------------------
 
 
 def texts_at(value: Json, paths: Sequence[str] | None) -> Iterator[str]:

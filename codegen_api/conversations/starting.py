@@ -117,8 +117,6 @@ class Starting:
         await self._under_way.aclose(within=CLOSING)  # whoever asks for the others will look for them at the host
         await self._looks.aclose()
 
-    # -- telling ------------------------------------------------------------------------------------------------------
-
     async def _begin(self, own: CallerStore, plan: Plan, talk: Talk | None, waiting: Turn | None) -> Turn:
         turn = plan.turn
         try:
@@ -211,8 +209,6 @@ class Starting:
             except Busy:
                 return turn  # it was given up, and another turn has begun since
         return turn
-
-    # -- looking ------------------------------------------------------------------------------------------------------
 
     async def _find(self, own: CallerStore, turn: Turn) -> Turn:
         expired = self._clock() >= turn.updated + GIVEN_UP  # before the look, which then is behind it

@@ -1,12 +1,11 @@
 """Turns as streams: what comes of one, kept alive, from where its reader is, and broken off where it has to be."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Protocol, TypeVar
 
 from codegen_api.conversations.conversations import CallerConversations, pending_of
-from codegen_api.conversations.pages import Entries
-from codegen_api.conversations.progress import CaughtUp, TurnEnded
+from codegen_api.conversations.progress import CaughtUp, Entries, TurnEnded
 from codegen_api.errors import GatewayError, ShuttingDown, StreamCut
 from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.stores import Turn
@@ -44,8 +43,6 @@ class Teller(Protocol[T_co]):
 
 
 class StreamLife:
-    """How long a stream of a caller lasts."""
-
     def __init__(self, conversations: CallerConversations) -> None:
         patrol = conversations.shared.gateway.patrol(conversations.caller)
         self.heartbeat = patrol.heartbeat
@@ -95,13 +92,11 @@ async def tell(
     not.
     """
     for is_believed in (True, False):
-        try:
+        with suppress(ReaderAhead):
             async with aclosing(_told(conversations, turn, teller(is_believed), at_once=at_once)) as told:
                 async for each in told:
                     yield each
-        except ReaderAhead:
-            continue
-        return
+            return
 
 
 async def frames(

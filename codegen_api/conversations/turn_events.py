@@ -42,10 +42,6 @@ class HeldEntry(RenderedEntry, Protocol):
         """Whether the host is still writing it."""
         ...
 
-
-class Sized(Protocol):
-    """What a dialect makes of an entry, and knows the size of."""
-
     @property
     def size(self) -> int:
         """What holding it costs, in bytes."""
@@ -54,7 +50,6 @@ class Sized(Protocol):
 
 H = TypeVar("H", bound=HeldEntry)
 R = TypeVar("R")
-S = TypeVar("S", bound=Sized)
 W = TypeVar("W", bound=RenderedEntry)
 
 
@@ -78,11 +73,11 @@ class RenderCache:
         return rendered
 
     def of_turn(
-        self, dialect: str, turn: Turn, make: Callable[[Turn, TurnEntry, Step], S], step: Callable[[LogEntry], Step]
-    ) -> Callable[[TurnEntry], S]:
+        self, dialect: str, turn: Turn, make: Callable[[Turn, TurnEntry, Step], H], step: Callable[[LogEntry], Step]
+    ) -> Callable[[TurnEntry], H]:
         """What a dialect makes of the entries of a turn, if that is the same for all its clients."""
 
-        def render(came: TurnEntry) -> S:
+        def render(came: TurnEntry) -> H:
             key = (dialect, turn.id, came.offset)
             return self.of(key, came.entry, lambda: make(turn, came, step(came.entry)), lambda made: made.size)
 
@@ -157,7 +152,6 @@ class TurnTeller(Generic[W]):
         self._stale: dict[int, EntryRepeated[W]] = {}
 
     def take(self, news: Sequence[TurnEntry]) -> list[TurnEvent[W]]:
-        """What these entries amount to."""
         events: list[TurnEvent[W]] = []
         for came in news:
             rendered = self._render(came)

@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch
-from codegen_api.conversations.pages import Pages
 from codegen_api.conversations.progress import (
     DECISION_DOUBT,
     RESUME_DOUBT,
     CaughtUp,
+    Pages,
     Progress,
     Shared,
     TurnEnded,
@@ -173,7 +173,6 @@ class Turns:
         return await own.turn(turn.id) or turn
 
     async def _withdrawn(self, own: CallerStore, turn: Turn) -> Turn:
-        """The turn, which waits no longer."""
         while turn.state is TurnState.QUEUED:
             withdrawn = replace(turn, state=TurnState.WITHDRAWN, ask=None, updated=self._clock())
             turn = await own.put_turn(turn, withdrawn)  # if another process has begun it, that is how it is
@@ -181,7 +180,6 @@ class Turns:
         return turn
 
     def abandon(self, own: CallerStore, turn: Turn) -> None:
-        """Stop a turn for which nobody waits any more."""
         task = asyncio.ensure_future(self._stop_abandoned(own, turn))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)

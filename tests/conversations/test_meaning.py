@@ -44,11 +44,12 @@ class Model:
 @asynccontextmanager
 async def opened(store: ModelStore, model: Embedder) -> AsyncIterator[SemanticSearch]:
     meaning = SemanticSearch(store, model)
-    meaning.open()
+    work = asyncio.ensure_future(meaning.work())
     try:
         yield meaning
     finally:
-        await meaning.aclose()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
 async def put(store: ModelStore, key: str, text: str, owner: str = ME, meaning: SemanticSearch | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codegen_api.conversations import Stretch
-from codegen_api.conversations.pages import FRESH, LASTING
+from codegen_api.conversations.progress import FRESH, LASTING
 from codegen_api.conversations.turns import READING
 from codegen_api.errors import Forbidden, GatewayError, NotFound, Unavailable, UpstreamError, UpstreamTimeout
 from codegen_api.following import Patrol

@@ -1,6 +1,6 @@
 """What is said of the AI SDK's stream, in the OpenAPI document and in docs/clients.md."""
 
-from codegen_api.dialects.ai_sdk.events import FOLDED, UNFOLDED
+from codegen_api.dialects.ai_sdk.wire import FOLDED, UNFOLDED
 from codegen_api.openapi import COMMON
 from codegen_api.web import WAITS
 from tests.dialects.ai_sdk import shown

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import TurnChanges, TurnEntry
-from codegen_api.dialects.ai_sdk.events import FOLDED, UNFOLDED, ChatEntry, ChatTeller
-from codegen_api.dialects.ai_sdk.wire import NEVER, closed, parts_of
+from codegen_api.dialects.ai_sdk.wire import FOLDED, NEVER, UNFOLDED, ChatEntry, ChatTeller, closed, parts_of
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
 from codegen_api.stores import Turn, TurnState
 from tests.dialects.ai_sdk import Shown, shown

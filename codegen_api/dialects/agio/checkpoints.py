@@ -17,10 +17,9 @@ from codegen_api.conversations.prompts import text_of, with_transcript
 from codegen_api.dialects import TITLE_CHARACTERS
 from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Agents, Known, Limit, Offset
-from codegen_api.dialects.agio.chat import message_of
 from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agio.executions import OWN, Execution, find_run, note, own, run_id_of, user_of
-from codegen_api.dialects.agio.runs import RunId
+from codegen_api.dialects.agio.runs import RunId, message_of
 from codegen_api.dialects.agio.wire import page
 from codegen_api.errors import Conflict, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
@@ -59,7 +58,6 @@ class RunPlace:
 
     @property
     def fields(self) -> dict[str, Json]:
-        """The place as clients know it."""
         described = _described(self.turn).get(str(self.offset))
         said = described if isinstance(described, Mapping) else {}
         return {

@@ -13,7 +13,6 @@ MyConversations = Annotated[CallerConversations, conversations_of(authenticate_l
 
 
 def routes_about(what: str, *, public: bool = False) -> APIRouter:
-    """A router for the routes about ``what``."""
     return APIRouter(
         route_class=CallerFirst,
         tags=[f"Agio: {what}"],

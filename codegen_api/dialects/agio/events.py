@@ -100,14 +100,11 @@ class RunEvent:
 
     @cached_property
     def frame(self) -> bytes:
-        """As a server-sent event."""
         return frame(self.name, to_json(self.data), self.id)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Text:
-    """Something that an agent has said."""
-
     text: str
 
 
@@ -226,7 +223,6 @@ class RunTeller:
         return self._tell(0, "run_started", {"run_id": self._run_id, "session_id": session_id, "query": query})
 
     def take(self, news: Sequence[TurnEntry]) -> list[RunEvent]:
-        """What these entries of the turn amount to."""
         return list(self._told(self._telling.take(news)))
 
     def close(self, turn: Turn) -> list[RunEvent]:

@@ -21,7 +21,6 @@ METRICS: dict[str, Any] = metrics_fields(12.6, 6, 11)
 
 
 def _stream_example() -> str:
-    """A run of one step, as it is streamed."""
     turn = Turn(RUN, "s-1", 0.0, 12.6, TurnState.COMPLETED, end=1)
     looked = Step(StepKind.ACTION, None, "A look is enough.", "list_files", {"path": "."}, ["README.md"])
     teller = RunTeller(RUN, lambda _: looked)

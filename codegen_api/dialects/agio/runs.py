@@ -1,20 +1,21 @@
-"""Runs: which there are, what has come of them, and how they are paused, resumed and cancelled.
+"""Runs: begun by what is said to an agent, what has come of them, and how they are paused, resumed and cancelled.
 
 A pause is a stop that means to go on: the run keeps its id, and the host's log its run. What is already as it was to be
 is no error. What cannot be is a conflict.
 """
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import Path, Query, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Ask, CallerConversations
+from codegen_api.conversations import Ask, CallerConversations, checked, new_id
+from codegen_api.dialects import TITLE_CHARACTERS
 from codegen_api.dialects.agio import responses, schemas
-from codegen_api.dialects.agio.agents import Known, Limit, Offset
-from codegen_api.dialects.agio.chat import answered, message_of
+from codegen_api.dialects.agio.agents import Known, Limit, Offset, is_enabled
 from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agio.events import BEGINNING, EventPosition
+from codegen_api.dialects.agio.events import BEGINNING, EventPosition, SharedEvents
 from codegen_api.dialects.agio.executions import (
     OWN,
     AgioStatus,
@@ -26,8 +27,8 @@ from codegen_api.dialects.agio.executions import (
     note,
     user_of,
 )
-from codegen_api.dialects.agio.streams import Reader, metrics
-from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
+from codegen_api.dialects.agio.streams import Reader, frames, metrics, outcome
+from codegen_api.dialects.agio.wire import metrics_fields, page, run_fields
 from codegen_api.errors import (
     Conflict,
     ConversationBusy,
@@ -38,15 +39,68 @@ from codegen_api.errors import (
     UpstreamFailure,
 )
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import LastEventId
-from codegen_api.stores import TurnState
+from codegen_api.sse import STREAM_HEADERS, Begins, LastEventId, lasting
+from codegen_api.stores import Conversation, TurnState
 from codegen_api.unknown_names import warn
-from codegen_api.web import json_response, operation
+from codegen_api.upstreams import NewRun, require_few_bytes
+from codegen_api.web import WantedOrganization, json_response, operation, timestamp
 
-router = routes_about("runs")
+chats, router = routes_about("chat"), routes_about("runs")
 
 RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
+
+
+@chats.post("/api/chat", **operation("Chat with an agent", WRITE, responses.CHAT))
+async def chat(request: Request, _: Begins, wanted: WantedOrganization, agents: Known, body: schemas.Chat) -> Response:
+    """Say something to an agent. The run goes on when the client leaves: `GET /api/runs/{run_id}/events` goes on with
+    the stream.
+
+    An `EventSource` can only GET: read the stream with `fetch`.
+    """
+    agent = await agents.get(body.agent_id)
+    if not is_enabled(agent):
+        raise Conflict(f"Agent '{agent.id}' is disabled.")
+    require_few_bytes(body.metadata)
+    session_id = body.session_id or new_id()
+    checked([session_id, body.message])
+    now = agents.conversations.clock()
+    session = Conversation(session_id, now, now, agent=agent.id, title=body.message[:TITLE_CHARACTERS])
+    is_new = await agents.conversations.add_conversation(session)
+    last = [] if is_new else await agents.conversations.turns(session_id, limit=1)
+    own: dict[str, Json] = {} if body.user_id is None else {"user_id": body.user_id}
+    ask = Ask(
+        [message_of(body.message)],
+        body.message,
+        agent=agent,
+        run=NewRun("", metadata=body.metadata),
+        fresh=any(turn.agent != agent.id for turn in last),  # somebody else was talked to
+        options={OWN: own},
+    )
+    turn = await agents.conversations.begin(wanted, session_id, ask)
+    return answered(request, agents.conversations, Execution((turn,)), stream=body.stream)
+
+
+def answered(
+    request: Request,
+    conversations: CallerConversations,
+    run: Execution,
+    *,
+    after: EventPosition = BEGINNING,
+    stream: bool = True,
+) -> Response:
+    """A run as it comes, or whole."""
+    reader = Reader(conversations, run, after, parts_of(request).kept("agio_shared", SharedEvents))
+    headers = {**STREAM_HEADERS, "Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
+    if stream:
+        return lasting(request, frames(reader.events()), "text/event-stream; charset=utf-8", headers)
+    return lasting(request, outcome(reader), "application/json", headers)
+
+
+def message_of(text: str) -> Mapping[str, Json]:
+    """What a user said, as it is kept."""
+    return {"id": new_id(), "content": [{"type": "text", "text": text}]}
 
 
 @router.get("/api/runs", **operation("List runs", READ, responses.RUNS))
@@ -113,7 +167,10 @@ async def get_run_events(
         await _require_position(conversations, run, after)
         return answered(request, conversations, run, after=after)
     events = await Reader(conversations, run).so_far()
-    shown = [event_fields(event) for event in events[offset : offset + limit]]
+    shown: list[Json] = []
+    for event in events[offset : offset + limit]:
+        created = None if event.created is None else timestamp(event.created)
+        shown.append({"id": event.id, "type": event.name, "timestamp": created, "data": event.data})
     body: dict[str, Json] = {"run_id": run.id, "total": len(events), "events": shown, "limit": limit, "offset": offset}
     return json_response(to_json(body))
 
@@ -121,7 +178,7 @@ async def get_run_events(
 @router.post("/api/runs/{run_id}/pause", **operation("Pause a run", WRITE, responses.STOPPED))
 async def pause_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host, meaning to go on. Streams of it stay open and are silent."""
-    run = await _stoppable(conversations, run_id, "pause", AgioStatus.STARTING, AgioStatus.RUNNING, AgioStatus.PAUSED)
+    run = await _stoppable(conversations, run_id, "pause")
     if run.latest.state is TurnState.QUEUED:
         raise Conflict(f"Cannot pause run '{run.id}': it waits for another one.")
     if run.latest.state.active:
@@ -159,15 +216,7 @@ async def resume_run(agents: Known, run_id: RunId, body: schemas.Resume | None =
 @router.post("/api/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, responses.STOPPED))
 async def cancel_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host for good. What it has done stays."""
-    run = await _stoppable(
-        conversations,
-        run_id,
-        "cancel",
-        AgioStatus.STARTING,
-        AgioStatus.RUNNING,
-        AgioStatus.PAUSED,
-        AgioStatus.CANCELLED,
-    )
+    run = await _stoppable(conversations, run_id, "cancel", AgioStatus.CANCELLED)
     if is_paused(run.latest):
         run = run.as_now(await note(conversations, run.latest.id, paused=None))
     if not run.latest.state.over:
@@ -189,6 +238,11 @@ def _require(what: str, run: Execution, *statuses: AgioStatus) -> Execution:
     if run.status not in statuses:
         raise Conflict(f"Cannot {what} run '{run.id}': it is {run.status}.")
     return run
+
+
+def done(what: str, run: Execution) -> Response:
+    message = f"Run '{run.id}' {what} successfully"
+    return json_response(to_json({"success": True, "message": message, "run_id": run.id, "status": run.status}))
 
 
 async def _stopped(conversations: CallerConversations, run: Execution) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from codegen_api.dialects.agio.events import RunEvent
 from codegen_api.dialects.agio.executions import Execution, own, user_of
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
@@ -39,7 +38,6 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 
 
 def render_error(error: GatewayError) -> Response:
-    """The answer to a request that failed."""
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
 
 
@@ -90,24 +88,3 @@ def metrics_fields(seconds: float | None, tool_calls: int | None, steps: int) ->
         "total_steps": steps,
         "total_tokens": None,
     }
-
-
-def event_fields(event: RunEvent) -> dict[str, Json]:
-    """An event as an item of a list."""
-    return {
-        "id": event.id,
-        "type": event.name,
-        "timestamp": None if event.created is None else timestamp(event.created),
-        "data": event.data,
-    }
-
-
-def done(what: str, run: Execution) -> Response:
-    """The run is as it was to be."""
-    body: dict[str, Json] = {
-        "success": True,
-        "message": f"Run '{run.id}' {what} successfully",
-        "run_id": run.id,
-        "status": run.status,
-    }
-    return json_response(to_json(body))

@@ -5,8 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from codegen_api.conversations import PING, TurnChanges, TurnEntry
-from codegen_api.dialects.ai_sdk.events import ChatEntry, ChatTeller
-from codegen_api.dialects.ai_sdk.wire import error_text
+from codegen_api.dialects.ai_sdk.wire import ChatEntry, ChatTeller, error_text
 from codegen_api.errors import ConversationBusy
 from codegen_api.openapi import Answers
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
@@ -17,7 +16,6 @@ TURN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"
 
 
 def _stream_example() -> str:
-    """A turn of one step, as it is streamed."""
     turn = Turn(TURN, "c-1", 0.0, 12.6, TurnState.COMPLETED, run=RunRef("323", "12345"), end=1)
     looked = Step(StepKind.ACTION, None, "A look is enough.", "list_files", {"path": "."}, ["README.md"])
     teller = ChatTeller(turn, lambda _: looked, lambda came: ChatEntry.of(turn, came, looked), TurnChanges())

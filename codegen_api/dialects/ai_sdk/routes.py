@@ -7,9 +7,8 @@ from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations, frames
 from codegen_api.dialects.ai_sdk import responses, schemas
-from codegen_api.dialects.ai_sdk.events import ChatEntry, ChatTeller
 from codegen_api.dialects.ai_sdk.turns import messages_of, turn_for
-from codegen_api.dialects.ai_sdk.wire import broken
+from codegen_api.dialects.ai_sdk.wire import ChatEntry, ChatTeller, broken
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import conversations_of

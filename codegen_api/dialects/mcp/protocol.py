@@ -133,8 +133,10 @@ def _check_modern(method: str | None, params: Result, meta: Result, headers: Hea
         name = params.get(named_by)
         if headers.get("mcp-method", "").strip() != method:
             raise RpcError(HEADER_MISMATCH, "The header Mcp-Method must say what the method in the body says.")
-        if isinstance(name, str) and headers.get("mcp-name", "").strip() not in _in_header(name):
-            raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
+        if isinstance(name, str):  # what is not ASCII has to be in base64
+            encoded = f"=?base64?{b64encode(name.encode(errors='surrogatepass')).decode()}?="
+            if headers.get("mcp-name", "").strip() not in (name, encoded):
+                raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
         if VERSION not in meta or not isinstance(meta.get(CAPABILITIES), Mapping):
             raise RpcError(INVALID_PARAMS, f"params._meta must have {VERSION} and {CAPABILITIES}.")
         if version != meta[VERSION]:
@@ -142,11 +144,6 @@ def _check_modern(method: str | None, params: Result, meta: Result, headers: Hea
     if version != MODERN:
         data: Result = {"supported": VERSIONS, "requested": version}
         raise RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
-
-
-def _in_header(name: str) -> tuple[str, str]:
-    """A name as it is, and in base64, as what is not ASCII has to be."""
-    return name, f"=?base64?{b64encode(name.encode(errors='surrogatepass')).decode()}?="
 
 
 # -- tools ------------------------------------------------------------------------------------------------------------

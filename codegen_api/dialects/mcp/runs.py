@@ -38,7 +38,6 @@ _LOG = re.compile(r"codegen://runs/([^/?#]+)/log(?:\?after=([0-9]{1,18}))?", re.
 
 
 def about(run: Run) -> dict[str, Json]:
-    """What is said of every run."""
     said: dict[str, Json] = {"run_id": run.ref.id, "status": run.raw_status, "run_status": run.status}
     said |= {"ended": run.status.ended, **({"final": True} if run.final else {})}
     return said | {name: run.fields[name] for name in ("created_at", "web_url") if run.fields.get(name) is not None}
@@ -130,7 +129,6 @@ class EntryList:
 
 
 async def log_page(call: McpCall, run_id: str, after: Cursor, limit: int = MOST_ENTRIES) -> dict[str, Json]:
-    """A stretch of a log, as much as one result may have."""
     organization = await call.organization()
     page = await call.gateway.read_log(call.caller, organization, run_id, after, limit, newest_first=False)
     entries = EntryList(call)
@@ -141,7 +139,6 @@ async def log_page(call: McpCall, run_id: str, after: Cursor, limit: int = MOST_
 
 
 async def read_resource(call: McpCall, uri: str) -> Result | None:
-    """A log as a resource."""
     found = _LOG.fullmatch(uri)
     with suppress(NotFound, Rejected):  # no run is called so
         if found is not None:

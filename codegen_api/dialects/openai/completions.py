@@ -21,9 +21,9 @@ from codegen_api.conversations.repeats import LOOKED_THROUGH, TurnIds, heard_of
 from codegen_api.dialects import TITLE_CHARACTERS, not_offered
 from codegen_api.dialects.openai import responses, schemas
 from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
+from codegen_api.dialects.openai.events import items_of, outcome, rendered
 from codegen_api.dialects.openai.inputs import ASSISTANT, INSTRUCTIONS, USER, InputItem, heard, new_words
 from codegen_api.dialects.openai.items import RESPONSE, Item, ResponseEntry, last_items
-from codegen_api.dialects.openai.streams import items_of, outcome, rendered
 from codegen_api.dialects.openai.turns import begin
 from codegen_api.dialects.openai.wire import DEFAULT, LOST, STATUSES, error_fields
 from codegen_api.errors import GatewayError, NotFound, RunFailed
@@ -201,13 +201,11 @@ class CompletionTeller(HoldingTeller[ResponseEntry]):
         return self._chunk({"role": "assistant", CONTENT: ""}) if is_first else b""
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
-        """What comes behind the last entry."""
         last = self._release() + self.say(map(spoken, last_items(turn, pending)))
         error = failure(turn)
         return last + (self.end() if error is None else broken(error))
 
     def say(self, texts: Iterable[tuple[str, str]]) -> bytes:
-        """Texts, each with its field."""
         pieces: list[bytes] = []
         for field, text in texts:
             pieces.append(self._chunk({field: SEPARATOR + text if field in self._said else text}))

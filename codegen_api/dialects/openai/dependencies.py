@@ -25,7 +25,6 @@ AtOnce = Annotated[Once, Depends(once)]
 
 
 def routes_about(what: str) -> APIRouter:
-    """A router for the routes about ``what``."""
     return APIRouter(
         route_class=CallerFirst,
         tags=[f"OpenAI: {what}"],

@@ -113,7 +113,6 @@ def last_items(turn: Turn, pending: Sequence[PendingRequest]) -> list[Item]:
 
 
 def input_items(turn: Turn) -> list[Item]:
-    """What the user said in a turn."""
     about: Item = {"type": "message", "role": "user", "status": "completed"}
     messages = [[_shown(part) for part in content_of(said)] for said in turn.messages]
     return [{"id": f"msg_{turn.id}_i{number}", **about, "content": each} for number, each in enumerate(messages, 1)]

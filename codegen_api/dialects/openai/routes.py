@@ -11,8 +11,8 @@ from codegen_api.conversations import CallerConversations, checked, new_id, pend
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.openai import responses, schemas
 from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
+from codegen_api.dialects.openai.events import described, events, items_of, outcome
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE, Item, input_items
-from codegen_api.dialects.openai.streams import described, events, items_of, outcome
 from codegen_api.dialects.openai.turns import begin, find_turn
 from codegen_api.dialects.openai.wire import OWN, own, response_fields
 from codegen_api.errors import NotFound

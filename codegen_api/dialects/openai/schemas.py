@@ -62,7 +62,6 @@ class CreateResponse(BaseModel):
         return given["id"] if isinstance(given, dict) else given
 
     def not_offered(self) -> dict[str, Any]:
-        """What of it is not offered, by its names."""
         kind = (self.text or {}).get("format")
         wants_format = kind is not None and not (isinstance(kind, dict) and kind.get("type") == "text")
         return {
@@ -95,7 +94,6 @@ class CreateCompletion(BaseModel):
     n: int | None = Field(None, description="Must be 1.")
 
     def not_offered(self) -> dict[str, Any]:
-        """What of it is not offered, by its names."""
         wants_format = (self.response_format or {}).get("type", "text") != "text"
         wants_tool = self.tool_choice not in (None, "auto", "none")
         named = {"tool_choice": wants_tool, "response_format": wants_format, "n": self.n not in (None, 1)}

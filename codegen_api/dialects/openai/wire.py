@@ -26,7 +26,6 @@ TEMPORARY = (Unavailable, InProgress, Interrupted, UpstreamFailure, RequestTimeo
 
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
-    """An error in the shape of this API."""
     first = next((item for item in error.details if isinstance(item, Detail)), None)
     status = error_status(error)
     kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
