@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from codegen_api.conversations import PING, TurnEntry
 from codegen_api.dialects.agio.events import RunTeller
@@ -77,10 +77,8 @@ class AgentPage(_OffsetPage):
     items: list[AgioAgent]
 
 
-class Metrics(BaseModel):
+class Metrics(BaseModel, json_schema_extra={"examples": [METRICS]}):
     """The metrics of a run."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [METRICS]})
 
     duration: float | None = Field(description="Seconds, by the host's clock. Null in lists: only the log tells.")
     tool_calls_count: int | None = Field(description="Null in lists.")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
@@ -16,12 +16,11 @@ USER = ("user", "human")
 Words = Annotated[list[Name], Field(max_length=100)]
 
 
-class CreateAgioAgent(BaseModel):
+class CreateAgioAgent(
+    BaseModel,
+    json_schema_extra={"examples": [{"name": "reviewer", "system_prompt": "You review code.", "tags": ["team"]}]},
+):
     """An agent."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "reviewer", "system_prompt": "You review code.", "tags": ["team"]}]}
-    )
 
     name: Name
     description: Text | None = None
@@ -34,10 +33,8 @@ class CreateAgioAgent(BaseModel):
     enabled: bool = Field(True, description="Whether one can talk to it.")
 
 
-class UpdateAgioAgent(BaseModel):
+class UpdateAgioAgent(BaseModel, json_schema_extra={"examples": [{"system_prompt": "You review code with care."}]}):
     """The fields to change; what is not sent stays as it is."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"system_prompt": "You review code with care."}]})
 
     name: Name | None = None
     description: Text | None = None
@@ -48,12 +45,8 @@ class UpdateAgioAgent(BaseModel):
     enabled: bool | None = None
 
 
-class Chat(BaseModel):
+class Chat(BaseModel, json_schema_extra={"examples": [{"agent_id": "assistant", "message": "Hello!", "stream": True}]}):
     """A message to an agent."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"agent_id": "assistant", "message": "Hello!", "stream": True}]}
-    )
 
     agent_id: str
     message: Prompt
@@ -101,26 +94,23 @@ class Modifications(BaseModel):
     system_prompt: Text | None = Field(None, description="Instead of the agent's.")
 
 
-class Fork(BaseModel):
+class Fork(
+    BaseModel, json_schema_extra={"examples": [{"modifications": {"system_prompt": "Answer in one sentence."}}]}
+):
     """How to fork from a checkpoint."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"modifications": {"system_prompt": "Answer in one sentence."}}]}
-    )
 
     modifications: Modifications | None = None
     description: Annotated[str, Field(max_length=1000)] | None = None
     create_new_run: bool = Field(True, description="A fork always makes one.")
 
 
-class Restore(Fork):
+class Restore(
+    Fork,
+    json_schema_extra={
+        "examples": [{"create_new_run": True, "modifications": {"modified_query": "Do it without tests."}}]
+    },
+):
     """How to restore a checkpoint."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"create_new_run": True, "modifications": {"modified_query": "Do it without tests."}}]
-        }
-    )
 
     create_new_run: bool = Field(True, description="A new run; else the same one goes on from there.")
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 ChatId = Annotated[str, Field(min_length=1, max_length=150, pattern=r"^[^/]*[^/.][^/]*$")]
 """As it can stand in a path."""
@@ -12,10 +12,8 @@ Name = Annotated[str, Field(min_length=1, max_length=150)]
 HELLO: dict[str, Any] = {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Say hello"}]}
 
 
-class UiMessage(BaseModel):
+class UiMessage(BaseModel, extra="allow"):
     """A message as the client keeps it. Only what the user says last is heard."""
-
-    model_config = ConfigDict(extra="allow")
 
     id: Annotated[str, Field(max_length=150)] = ""
     role: str
@@ -30,10 +28,8 @@ class MadeDecision(BaseModel):
     text: str | None = Field(None, description="The answer, or what the agent is told with a rejection.")
 
 
-class SendMessages(BaseModel):
+class SendMessages(BaseModel, json_schema_extra={"examples": [{"id": "Zk3vQ8pLw2sXy7Rb", "messages": [HELLO]}]}):
     """What `useChat` sends, and what an app can add with the option `body`."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "Zk3vQ8pLw2sXy7Rb", "messages": [HELLO]}]})
 
     id: ChatId = Field(description="The chat: the client's own id. It is made when something is first said in it.")
     messages: Annotated[list[UiMessage], Field(max_length=10_000, fail_fast=True)] = Field(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from codegen_api.dialects.openai.wire import error_fields
 from codegen_api.errors import ConversationBusy, Detail, NotOffered
@@ -17,10 +17,8 @@ class OpenAIError(BaseModel):
     error: dict[str, str | None] = Field(description="`message`, `type`, `param` and `code`.")
 
 
-class OpenAIResponse(BaseModel):
+class OpenAIResponse(BaseModel, extra="allow"):
     """A response: what has come of a request."""
-
-    model_config = ConfigDict(extra="allow")
 
     id: str
     status: str = Field(description="`queued`, `in_progress`, `completed`, `failed` or `cancelled`.")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from codegen_api.dialects import Ignored
 
@@ -18,10 +18,8 @@ NOT_OFFERED = ("tools", "prompt", "max_output_tokens", "max_tool_calls")
 """Fields that would change what an answer means, wherever they hold anything."""
 
 
-class CreateResponse(BaseModel):
+class CreateResponse(BaseModel, json_schema_extra={"examples": [{"model": "default", "input": "Say hello"}]}):
     """What to do, and how it is to be answered."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "default", "input": "Say hello"}]})
 
     model: Name = Field("default", description="`default`, an agent's id, or a model that the host knows.")
     input: Annotated[str, Field(min_length=1)] | Items = Field(
@@ -78,10 +76,8 @@ class CreateConversation(BaseModel):
     metadata: Metadata | None = None
 
 
-class CreateCompletion(BaseModel):
+class CreateCompletion(BaseModel, extra="allow"):
     """What was said in a chat. Other fields than these have no meaning."""
-
-    model_config = ConfigDict(extra="allow")
 
     model: Name = Field("default", description="As for a response.")
     messages: Annotated[Items, Field(min_length=1)] = Field(description="All of the chat: `role` and `content`.")
