@@ -5,7 +5,7 @@ turn of it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,13 @@ will stay so for some time. Caches of the web estimate in the same way.
 
 RESTING = (RunStatus.WAITING, RunStatus.PAUSED)
 """The host does nothing until somebody answers: that ends a turn, though not the run."""
+
+ENDS: Mapping[RunStatus, TurnState] = {
+    RunStatus.COMPLETED: TurnState.COMPLETED,
+    RunStatus.CANCELLED: TurnState.CANCELLED,
+    **dict.fromkeys(RESTING, TurnState.WAITING),
+}
+"""What becomes of a turn when its run is like this at its end. With any other status it has failed."""
 
 
 class TurnEntry(NamedTuple):  # many are made, and this is how they are made fastest
@@ -237,19 +244,6 @@ class _Watch:
         believed = self.active_seen and self.described.status not in RESTING
         believed = believed or (not self.turn.prompt and self.described.status.ended)  # it waited, so this is news
         return not believed and self.offset <= 1 and loop_time() < self.doubted_until
-
-
-def state_of(run: Run) -> TurnState:
-    """What becomes of a turn when its run is like this at its end."""
-    match run.status:
-        case RunStatus.COMPLETED:
-            return TurnState.COMPLETED
-        case RunStatus.CANCELLED:
-            return TurnState.CANCELLED
-        case RunStatus.WAITING | RunStatus.PAUSED:
-            return TurnState.WAITING
-        case _:
-            return TurnState.FAILED
 
 
 class Pages:

@@ -16,6 +16,7 @@ from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch
 from codegen_api.conversations.progress import (
     DECISION_DOUBT,
+    ENDS,
     RESUME_DOUBT,
     CaughtUp,
     Pages,
@@ -23,7 +24,6 @@ from codegen_api.conversations.progress import (
     Shared,
     TurnEnded,
     live,
-    state_of,
 )
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
@@ -202,7 +202,7 @@ class Turns:
         yield TurnEnded(turn)
 
     async def _finish(self, own: CallerStore, turn: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
-        state, told = state_of(run), self._gateway.answer(run)
+        state, told = ENDS.get(run.status, TurnState.FAILED), self._gateway.answer(run)
         if state is not TurnState.COMPLETED or told is None or told == answer:
             told = None  # what the log tells is not kept twice
 
