@@ -164,8 +164,9 @@ class CallerConversations(CallerStore):
         checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
         if isinstance(conversation, str):
             conversation = NotFound.unless(await self.talk(conversation), "Conversation", conversation)
-        there, known = conversation.conversation, list(conversation.turns)
-        if await self._is_busy(known):
+        there = conversation.conversation
+        known = [turn if turn.state.over else await self._settled(turn) for turn in conversation.turns]
+        if not all(turn.state.over for turn in known):
             if ask.if_busy == "enqueue":
                 return await self._enqueue(wanted, conversation, ask, known)
             known = await self._out_of_the_way(there.id, ask.if_busy)
@@ -339,15 +340,6 @@ class CallerConversations(CallerStore):
             return await self.shared.turns.settled(self, turn)
         self.shared.queue.see_to(self, turn.conversation)
         return turn
-
-    async def _is_busy(self, known: list[Turn]) -> bool:
-        """Whether a turn is under way or waits; the one that was under way is in ``known`` as it is now."""
-        for place, turn in enumerate(known):
-            if turn.state.active:
-                known[place] = await self.shared.turns.settled(self, turn)
-            elif turn.state is TurnState.QUEUED:
-                self.shared.queue.see_to(self, turn.conversation)
-        return any(not turn.state.over for turn in known)
 
     async def _enqueue(self, wanted: str | None, talk: Talk, ask: Ask, known: Sequence[Turn]) -> Turn:
         if ask.checkpoint is not None:

@@ -17,7 +17,7 @@ from codegen_api.errors import AlreadyExists, NotFound
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
-from codegen_api.stores import Agent, Found
+from codegen_api.stores import Agent
 from codegen_api.stores import Query as Wanted
 from codegen_api.web import json_response, operation
 
@@ -55,19 +55,6 @@ class Agents:
     async def get(self, agent_id: str) -> Agent:
         """The same; raises ``NotFound``."""
         return NotFound.unless(await self.known(agent_id), "Agent", agent_id)
-
-    async def list(self, tag: str | None, limit: int, offset: int) -> Found[Agent]:
-        """Those with a tag, or all, the oldest first."""
-        ids = tuple(self.built_in)
-        own = await self.conversations.agents(Wanted(len(ids), ids=ids))
-        kept = {agent.id for agent in own.items}
-        built_in = [
-            agent for agent in self.built_in.values() if agent.id not in kept and (tag is None or tag in agent.tags)
-        ]
-        first = built_in[offset : offset + limit]
-        rest = Wanted(limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False)
-        found = await self.conversations.agents(rest)
-        return Found((*first, *found.items), len(built_in) + found.total)
 
     async def change(self, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
         """The agent, as it is now to be. Raises ``NotFound``; or ``Conflict``, where others change it all the time."""
@@ -108,8 +95,15 @@ async def list_agents(
     tag: Annotated[str | None, Query(description="Only agents with this tag.")] = None,
 ) -> Response:
     """Those that the caller has, the oldest first. `total` counts all that have the tag."""
-    found = await agents.list(tag or None, limit, offset)
-    return page([agent_fields(agent) for agent in found.items], found.total, limit, offset)
+    ids, tag = tuple(agents.built_in), tag or None
+    kept = {agent.id for agent in (await agents.conversations.agents(Wanted(len(ids), ids=ids))).items}
+    others = [agent for agent in agents.built_in.values() if agent.id not in kept]
+    built_in = [agent for agent in others if tag is None or tag in agent.tags]
+    first = built_in[offset : offset + limit]
+    rest = Wanted(limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False)
+    found = await agents.conversations.agents(rest)
+    shown = [agent_fields(agent) for agent in (*first, *found.items)]
+    return page(shown, len(built_in) + found.total, limit, offset)
 
 
 @router.post("/api/agents", **operation("Create an agent", WRITE, responses.CREATED), status_code=201)

@@ -163,7 +163,7 @@ async def restore_checkpoint(
     """Take the session back to a checkpoint and go on from there, with a new run or the same one."""
     place, asked = await find_place(agents.conversations, checkpoint_id), body or schemas.Restore()
     session_id, same = place.run.first.conversation, not asked.create_new_run
-    return restored(place, await go_on(agents, wanted, place, asked, session_id, same=same), same=same)
+    return await go_on(agents, wanted, place, asked, session_id, same=same)
 
 
 @router.post("/api/checkpoints/{checkpoint_id}/fork", **operation("Fork from a checkpoint", WRITE, responses.RESTORED))
@@ -187,7 +187,7 @@ async def fork_checkpoint(
         parent=str(place.checkpoint),
     )
     await agents.conversations.add_conversation(session)
-    return restored(place, await go_on(agents, wanted, place, asked, session.id, same=False), same=False)
+    return await go_on(agents, wanted, place, asked, session.id, same=False)
 
 
 # -- going on from one ------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ async def fork_checkpoint(
 
 async def go_on(
     agents: Agents, wanted: str | None, place: RunPlace, asked: schemas.Fork, session_id: str, *, same: bool
-) -> Turn:
+) -> Response:
     """Go on from a place in a session, with the ``same`` run or a new one. Raises what ``begin`` does."""
     changes = asked.modifications or schemas.Modifications()
     checkpoint, query, system_prompt = place.checkpoint, changes.modified_query, changes.system_prompt
@@ -225,10 +225,7 @@ async def go_on(
         fresh=not same or bool(system_prompt),
         options={OWN: kept},
     )
-    return await agents.conversations.begin(wanted or place.turn.organization or None, session_id, ask)
-
-
-def restored(place: RunPlace, turn: Turn, *, same: bool) -> Response:
+    turn = await agents.conversations.begin(wanted or place.turn.organization or None, session_id, ask)
     run_id = place.run.id if same else turn.id
     body: dict[str, Json] = {
         "success": True,
