@@ -6,6 +6,7 @@ What entries were is not kept, only how to tell one form of them from another: w
 
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -175,8 +176,5 @@ class LateChanges:
         return changes
 
     def _weigh(self, turn_id: str) -> None:
-        changes = self._changes.get(turn_id)
-        if changes is not None:
-            del self._changes[turn_id]
-            if changes.size <= self._changes.maxsize:
-                self._changes[turn_id] = changes
+        with suppress(KeyError, ValueError):  # it is kept no longer, or has become too large for that
+            self._changes[turn_id] = self._changes.pop(turn_id)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.dialects.mcp.protocol import CAPABILITIES, MODERN, TASKS, VERSION, VERSIONS
-from codegen_api.dialects.mcp.tasks import TASK_METHODS
+from codegen_api.dialects.mcp.runs import TASK_METHODS
 from codegen_api.dialects.mcp.tools import TOOLS
 from tests.dialects.site import serving
 from tests.fakehost import FakeHost

@@ -22,8 +22,7 @@ from codegen_api.dialects.mcp.protocol import (
     RpcError,
     Tool,
 )
-from codegen_api.dialects.mcp.runs import read_resource
-from codegen_api.dialects.mcp.tasks import TASK_METHODS
+from codegen_api.dialects.mcp.runs import TASK_METHODS, read_resource
 from codegen_api.dialects.mcp.tools import run_agent
 from codegen_api.errors import Conflict
 from codegen_api.identity import READ, Credential

@@ -18,7 +18,7 @@ from codegen_api.dialects import TITLE_CHARACTERS
 from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Agents, Known, Limit, Offset
 from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agio.executions import OWN, Execution, find_run, note, own, run_id_of, user_of
+from codegen_api.dialects.agio.executions import OWN, Execution, continued, find_run, note, own, user_of
 from codegen_api.dialects.agio.runs import RunId, message_of
 from codegen_api.dialects.agio.wire import page
 from codegen_api.errors import Conflict, NotFound, NotOffered
@@ -94,7 +94,7 @@ async def find_place(conversations: CallerConversations, checkpoint_id: str) -> 
     wanted = TurnCheckpoint.of(checkpoint_id)
     turn = await conversations.turn(wanted.turn)
     if turn is not None:
-        run = await find_run(conversations, run_id_of(turn))
+        run = await find_run(conversations, continued(turn) or turn.id)
         turn = next((each for each in run.turns if each.id == turn.id), turn)
         for place in await places_of(conversations, run, turn):
             if place.checkpoint == wanted:

@@ -113,10 +113,6 @@ def continued(turn: Turn) -> str | None:
     return run_id if isinstance(run_id, str) else None
 
 
-def run_id_of(turn: Turn) -> str:
-    return continued(turn) or turn.id
-
-
 def is_paused(turn: Turn) -> bool:
     """Whether it was stopped in order to go on."""
     return own(turn.options).get("paused") is True
@@ -187,16 +183,11 @@ async def every_run(conversations: CallerConversations) -> list[Execution]:
 def together(turns: Sequence[Turn]) -> list[Execution]:
     """The runs that these turns are, in the order of their first turns; ``turns`` are the newest first."""
     mine: dict[str, list[Turn]] = {}
-    latest: dict[str, Turn] = {}  # of each session, of those that the host has begun
+    latest: dict[str, int] = {}  # the number of the latest in each session, of those that the host has begun
     for turn in turns:
-        mine.setdefault(run_id_of(turn), []).append(turn)
+        mine.setdefault(continued(turn) or turn.id, []).append(turn)
         if turn.state is not TurnState.STARTING and not _never_begun(turn):
-            latest.setdefault(turn.conversation, turn)
+            latest.setdefault(turn.conversation, turn.number)
     runs = [Execution(tuple(reversed(group))) for run_id, group in mine.items() if group[-1].id == run_id]
-    runs = [replace(run, superseded=_is_superseded(run, latest)) for run in runs]
+    runs = [replace(run, superseded=latest.get(run.first.conversation, 0) > run.latest.number) for run in runs]
     return sorted(runs, key=lambda run: (run.first.created, run.first.number), reverse=True)
-
-
-def _is_superseded(run: Execution, latest: Mapping[str, Turn]) -> bool:
-    last = latest.get(run.first.conversation)
-    return last is not None and last.number > run.latest.number

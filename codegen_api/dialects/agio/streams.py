@@ -49,7 +49,7 @@ class Reader:
 
     async def so_far(self) -> list[RunEvent]:
         """What has come by now, and the end, if it has come."""
-        told = self._begin()
+        told = self.teller.begin(self.run.first.conversation, self.run.query)
         for stretch in self.run.stretches:
             self.teller.turn()
             entries = await self._conversations.entries(stretch)
@@ -62,7 +62,7 @@ class Reader:
 
     async def _events(self) -> AsyncGenerator[Sequence[RunEvent], None]:
         try:
-            yield self._begin()
+            yield self.teller.begin(self.run.first.conversation, self.run.query)
             stretches = self.run.stretches
             while stretches:
                 for stretch in stretches:
@@ -77,9 +77,6 @@ class Reader:
         except GatewayError as error:
             note(error.code, error.root_reason)
             yield [RunEvent("error", broken(self.run, self.teller, error.message, error.code))]
-
-    def _begin(self) -> list[RunEvent]:
-        return self.teller.begin(self.run.first.conversation, self.run.query)
 
     async def _turn(self, stretch: Stretch) -> AsyncGenerator[Sequence[RunEvent], None]:
         """A stretch of a turn as it comes."""

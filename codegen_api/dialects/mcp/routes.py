@@ -10,8 +10,7 @@ from starlette.responses import Response
 from codegen_api import web
 from codegen_api.dialects.mcp import protocol
 from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Result, RpcError
-from codegen_api.dialects.mcp.runs import LOG, read_resource
-from codegen_api.dialects.mcp.tasks import TASK_METHODS
+from codegen_api.dialects.mcp.runs import LOG, TASK_METHODS, read_resource
 from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
 from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated, NotFound
 from codegen_api.identity import READ, WRITE, Caller

@@ -11,7 +11,6 @@ from codegen_api.conversations.progress import pending_in
 from codegen_api.dialects import EMPTY, Prompt, rejected, says_nothing
 from codegen_api.dialects.mcp import runs
 from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Tool, failed, told
-from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, GatewayError
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Stream, Update, loop_time
 from codegen_api.identity import READ, WRITE
@@ -71,7 +70,7 @@ async def run_agent(
     """
     run = await _begun(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)
     if call.takes_tasks:
-        return {"resultType": "task", **task_of(run)}
+        return {"resultType": "task", **runs.task_of(run)}
     return _watched(call, run.ref.id, Position(0), wait_seconds, listed=False)
 
 
