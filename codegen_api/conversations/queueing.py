@@ -17,17 +17,9 @@ from codegen_api.conversations.checkpoints import TurnCheckpoint
 from codegen_api.conversations.planning import Ask, Planning, latest_end, new_id
 from codegen_api.conversations.progress import RESTING, Progress
 from codegen_api.conversations.prompts import storable_text
-from codegen_api.conversations.starting import LOOK_EVERY, passes
+from codegen_api.conversations.starting import LATER, LOOK_EVERY, passes
 from codegen_api.conversations.turns import Turns
-from codegen_api.errors import (
-    ConversationBusy,
-    GatewayError,
-    InProgress,
-    NotAuthenticated,
-    NotFound,
-    QueueFull,
-    UpstreamFailure,
-)
+from codegen_api.errors import ConversationBusy, GatewayError, NotAuthenticated, NotFound, QueueFull
 from codegen_api.following import Leaving, Position, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import WRITE, Caller, Principal
@@ -166,7 +158,7 @@ class Queue:
         try:
             plan = await self.planning.plan(own, wanted, there, ask, known)
         except GatewayError as error:
-            if passes(error) or isinstance(error, UpstreamFailure | InProgress):
+            if isinstance(error, LATER):
                 raise
             # it cannot be begun, now or ever: the conversation goes on without it
             parent, reason = latest_end(there, known), storable_text(error.message)

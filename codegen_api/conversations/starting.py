@@ -54,6 +54,10 @@ CLOSING = 10.0
 """Seconds that what is just being told to the host is given when this process stops."""
 
 
+LATER = (Unavailable, UpstreamFailure, InProgress)
+"""Errors of a host that may say something else when it is asked later."""
+
+
 def passes(error: GatewayError) -> bool:
     """Whether the host has surely done nothing, and may do it when it is asked later."""
     if isinstance(error, UpstreamFailure):
@@ -215,7 +219,7 @@ class Starting:
         try:
             ref = await self._look(own.caller, turn)
         except GatewayError as error:
-            if not expired and not isinstance(error, Unavailable | UpstreamFailure | InProgress):
+            if not expired and not isinstance(error, LATER):
                 raise
             note(error.code, error.root_reason)
             ref = None  # nobody can say, just now or ever

@@ -116,9 +116,6 @@ def _messages(step: Step) -> int:
     return 1 if step.text else 0
 
 
-# -- routes -----------------------------------------------------------------------------------------------------------
-
-
 @router.get(
     "/api/checkpoints/runs/{run_id}/checkpoints", **operation("List the checkpoints of a run", READ, responses.PLACES)
 )
@@ -188,9 +185,6 @@ async def fork_checkpoint(
     )
     await agents.conversations.add_conversation(session)
     return await go_on(agents, wanted, place, asked, session.id, same=False)
-
-
-# -- going on from one ------------------------------------------------------------------------------------------------
 
 
 async def go_on(

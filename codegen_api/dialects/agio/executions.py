@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from codegen_api.conversations import BEFORE, CallerConversations, Stretch, end_of, parent_of, text_of
-from codegen_api.errors import NotFound
+from codegen_api.errors import InvalidCursor, NotFound
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
 
@@ -61,7 +61,7 @@ class Execution:
                 return AgioStatus.CANCELLED
             case TurnState.WAITING:
                 return AgioStatus.COMPLETED if self.superseded else AgioStatus.PAUSED
-            case TurnState.CANCELLED if is_paused(latest) and not self.superseded:
+            case TurnState.CANCELLED if self.is_paused and not self.superseded:
                 return AgioStatus.PAUSED
             case TurnState.UNKNOWN:
                 return AgioStatus.FAILED
@@ -71,6 +71,11 @@ class Execution:
                 return AgioStatus.CANCELLED
             case state:
                 return AgioStatus(state.value)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it was stopped in order to go on."""
+        return own(self.latest.options).get("paused") is True
 
     @property
     def query(self) -> str:
@@ -96,6 +101,20 @@ class Execution:
                 found.append(Stretch(then, None if whole else checkpoint.offset))
         return found[::-1]
 
+    @property
+    def steps(self) -> int:
+        return sum(length_of(stretch) or 0 for stretch in self.stretches)
+
+    async def require_step(self, conversations: CallerConversations, step: int) -> None:
+        """Raises ``InvalidCursor``: the run has no such step."""
+        for stretch in self.stretches:
+            length = length_of(stretch)
+            if step == 0 or (length is None and await conversations.has(stretch.turn, step)):
+                return
+            step -= min(step, length or 0)
+        if step:
+            raise InvalidCursor("This run has no such event; read it from its beginning.")
+
     def as_now(self, turn: Turn) -> "Execution":
         """The same with one of its turns as it is now."""
         return replace(self, turns=tuple(turn if each.id == turn.id else each for each in self.turns))
@@ -111,11 +130,6 @@ def continued(turn: Turn) -> str | None:
     """The id of the run that it goes on with; None for one that is the first of its run."""
     run_id = own(turn.options).get("continues")
     return run_id if isinstance(run_id, str) else None
-
-
-def is_paused(turn: Turn) -> bool:
-    """Whether it was stopped in order to go on."""
-    return own(turn.options).get("paused") is True
 
 
 def user_of(turn: Turn) -> str | None:

@@ -16,28 +16,10 @@ from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset, is_enabled
 from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, SharedEvents
-from codegen_api.dialects.agio.executions import (
-    OWN,
-    AgioStatus,
-    Execution,
-    every_run,
-    find_run,
-    is_paused,
-    length_of,
-    note,
-    user_of,
-)
+from codegen_api.dialects.agio.executions import OWN, AgioStatus, Execution, every_run, find_run, note, user_of
 from codegen_api.dialects.agio.streams import Reader, frames, metrics, outcome
 from codegen_api.dialects.agio.wire import metrics_fields, page, run_fields
-from codegen_api.errors import (
-    Conflict,
-    ConversationBusy,
-    GatewayError,
-    InvalidCursor,
-    NotOffered,
-    Unsupported,
-    UpstreamFailure,
-)
+from codegen_api.errors import Conflict, ConversationBusy, GatewayError, NotOffered, Unsupported, UpstreamFailure
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
@@ -128,7 +110,7 @@ async def list_runs(
     ]
     if status is not None and not found and status not in list(AgioStatus):
         warn(request, f"no run has this status; there are {', '.join(AgioStatus)}", "query", "status")
-    items = [run_fields(run, None, metrics_fields(None, None, _steps(run))) for run in found[offset : offset + limit]]
+    items = [run_fields(run, None, metrics_fields(None, None, run.steps)) for run in found[offset : offset + limit]]
     return page(items, len(found), limit, offset)
 
 
@@ -164,7 +146,7 @@ async def get_run_events(
         if {"limit", "offset"} & set(request.query_params):
             raise NotOffered("`limit` and `offset` are for lists. A stream goes on behind a last event id.")
         after = BEGINNING if last_event_id is None else EventPosition.of(last_event_id)
-        await _require_position(conversations, run, after)
+        await run.require_step(conversations, after.step)
         return answered(request, conversations, run, after=after)
     events = await Reader(conversations, run).so_far()
     shown: list[Json] = []
@@ -186,10 +168,8 @@ async def pause_run(conversations: MyConversations, run_id: RunId) -> Response:
         turn = await note(conversations, run.latest.id, paused=True)
         try:
             await _stopped(conversations, run.as_now(turn))
-        except UpstreamFailure:
-            raise  # it may stop yet
         except GatewayError as error:
-            if not isinstance(error, ConversationBusy):
+            if not isinstance(error, ConversationBusy | UpstreamFailure):  # else it may stop yet
                 await note(conversations, turn.id, paused=None)
             raise
         run = await find_run(conversations, run.id)
@@ -217,7 +197,7 @@ async def resume_run(agents: Known, run_id: RunId, body: schemas.Resume | None =
 async def cancel_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host for good. What it has done stays."""
     run = await _stoppable(conversations, run_id, "cancel", AgioStatus.CANCELLED)
-    if is_paused(run.latest):
+    if run.is_paused:
         run = run.as_now(await note(conversations, run.latest.id, paused=None))
     if not run.latest.state.over:
         await _stopped(conversations, run)
@@ -249,19 +229,3 @@ async def _stopped(conversations: CallerConversations, run: Execution) -> None:
     turn = await conversations.stop(run.latest, wait=True)
     if turn.state.active:
         raise ConversationBusy("The run was told to stop, and has not ended yet; ask again.")
-
-
-def _steps(run: Execution) -> int:
-    return sum(length_of(stretch) or 0 for stretch in run.stretches)
-
-
-async def _require_position(conversations: CallerConversations, run: Execution, position: EventPosition) -> None:
-    """Raises ``InvalidCursor``: the run has no such step."""
-    left = position.step
-    for stretch in run.stretches:
-        length = length_of(stretch)
-        if left == 0 or (length is None and await conversations.has(stretch.turn, left)):
-            return
-        left -= min(left, length or 0)
-    if left:
-        raise InvalidCursor("This run has no such event; read it from its beginning.")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from codegen_api.conversations import CallerConversations, CaughtUp, Stretch, TurnEnded, TurnEntry
 from codegen_api.conversations.streams import PING, StreamLife, updates
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
-from codegen_api.dialects.agio.executions import AgioStatus, Execution, find_run, is_paused
+from codegen_api.dialects.agio.executions import AgioStatus, Execution, find_run
 from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown, StreamCut
 from codegen_api.runs import Json, to_json
@@ -103,7 +103,7 @@ class Reader:
 
     @property
     def _waits_for_resume(self) -> bool:
-        return self.run.status == AgioStatus.PAUSED and is_paused(self.run.latest)
+        return self.run.status == AgioStatus.PAUSED and self.run.is_paused
 
     async def _behind_a_pause(self) -> list[Stretch]:
         """With what the run goes on: wait for that if it is paused. Nothing, if it never will. Raises ``StreamCut``

@@ -2,16 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from codegen_api.conversations import (
-    BEFORE,
-    Ask,
-    CallerConversations,
-    Stretch,
-    TurnCheckpoint,
-    checked,
-    new_id,
-    pending_of,
-)
+from codegen_api.conversations import Ask, CallerConversations, checked, new_id, pending_of
+from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint
 from codegen_api.conversations.prompts import content_of, images_of, text_of
 from codegen_api.conversations.repeats import heard_of, said_ids
 from codegen_api.dialects import EMPTY, MOST_SAID, TITLE_CHARACTERS, heard_image, rejected, says_nothing

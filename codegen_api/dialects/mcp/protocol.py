@@ -146,9 +146,6 @@ def _check_modern(method: str | None, params: Result, meta: Result, headers: Hea
         raise RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
 
 
-# -- tools ------------------------------------------------------------------------------------------------------------
-
-
 Coming = AsyncGenerator[tuple[int, str] | Result | None, None]
 """What comes while a result is waited for: how far that is, with a line about it, or None, a sign of life; and the
 result last.
@@ -220,9 +217,6 @@ def failed(error: GatewayError) -> Result:
     choices = failure.data["details"]
     words = f"{failure.message} {to_json(choices).decode()}" if choices else failure.message
     return {"content": [{"type": "text", "text": words}], "structuredContent": failure.data, "isError": True}
-
-
-# -- answers ----------------------------------------------------------------------------------------------------------
 
 
 def result_of(call: McpCall, result: Result) -> Result:

@@ -98,9 +98,6 @@ async def get_model(conversations: MyConversations, model: Annotated[str, Path(d
     return json_response(to_json(NotFound.unless((await _models(conversations)).get(model), "Model", model)))
 
 
-# -- which turn a chat goes on with -----------------------------------------------------------------------------------
-
-
 def task_answer(body: schemas.CreateCompletion) -> str | None:
     """The answer to a front end that asks for a title, tags or the like, for which no agent is needed; else None."""
     content = body.messages[-1].get("content")
@@ -172,9 +169,6 @@ def spoken(item: Item) -> tuple[str, str]:
         case "reasoning":
             return REASONING, text_of({"content": item["summary"]})
     return REASONING, f"{item['name']} {item['arguments']}"
-
-
-# -- telling it -------------------------------------------------------------------------------------------------------
 
 
 class CompletionTeller(HoldingTeller[ResponseEntry]):
