@@ -281,7 +281,10 @@ class HoldingTeller(Generic[H]):
     def _release(self) -> bytes:
         """What was held back: the host writes it no longer."""
         held, self._held = self._held, None
-        return b"" if held is None else self._added(held)
+        if held is None:
+            return b""
+        # it may have become an action, and one that is done, which then nothing else tells
+        return self._added(held) + (self._answered(held) if held.is_action and held.closed else b"")
 
     def _added(self, entry: H) -> bytes:
         raise NotImplementedError

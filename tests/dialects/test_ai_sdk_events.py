@@ -76,6 +76,15 @@ def ordered(parts: Sequence[Any]) -> list[str]:
     return sorted(json.dumps(part, sort_keys=True) for part in parts)
 
 
+def test_a_thought_that_becomes_a_call_while_the_host_writes_it_is_told_with_what_came_of_it() -> None:
+    log = [entry("action", "I look.", tool="look", input={"at": "it"}, output=[1])]
+    reader = Reader(TurnChanges()).join()
+    reader.take({1: entry("thought", "I lo", is_open=True)})
+    reader.take({1: log[0]})
+    end = over(TurnState.COMPLETED, 1)
+    assert ordered(reader.over(end).parts) == ordered(plain(whole(log, end)))
+
+
 def test_each_kind_of_entry_is_a_part_of_its_own() -> None:
     log = [
         entry("user", "Go!"),
