@@ -31,6 +31,9 @@ router = routes_about("checkpoints")
 
 CheckpointId = Annotated[str, Path(description="The id of a checkpoint: the run and how many steps of it, `{run}.3`.")]
 
+OF_RUN = "/api/checkpoints/runs/{run_id}/checkpoints"
+"""The path says the word twice."""
+
 MOST_DESCRIBED = 100
 """Places of one turn that can have a description."""
 
@@ -116,9 +119,7 @@ def _messages(step: Step) -> int:
     return 1 if step.text else 0
 
 
-@router.get(
-    "/api/checkpoints/runs/{run_id}/checkpoints", **operation("List the checkpoints of a run", READ, responses.PLACES)
-)
+@router.get(OF_RUN, **operation("List the checkpoints of a run", READ, responses.PLACES))
 async def list_checkpoints(
     conversations: MyConversations, run_id: RunId, limit: Limit = 20, offset: Offset = 0
 ) -> Response:
@@ -127,11 +128,7 @@ async def list_checkpoints(
     return page([place.fields for place in places[offset : offset + limit]], len(places), limit, offset)
 
 
-@router.post(
-    "/api/checkpoints/runs/{run_id}/checkpoints",
-    **operation("Create a checkpoint", WRITE, responses.NAMED),
-    status_code=201,
-)
+@router.post(OF_RUN, **operation("Create a checkpoint", WRITE, responses.NAMED), status_code=201)
 async def create_checkpoint(
     conversations: MyConversations, run_id: RunId, body: schemas.NewCheckpoint | None = None
 ) -> Response:
@@ -169,20 +166,13 @@ async def fork_checkpoint(
 ) -> Response:
     """Go on from a checkpoint in a new session, with a new run. The old ones stay as they are, also if they go on."""
     if body is not None and not body.create_new_run:
-        raise NotOffered(
-            "A fork makes a new run: `create_new_run` cannot be false here. Restore the checkpoint for that."
-        )
+        what = "A fork makes a new run: `create_new_run` cannot be false here. Restore the checkpoint for that."
+        raise NotOffered(what)
     place, asked = await find_place(agents.conversations, checkpoint_id), body or schemas.Fork()
     checked(asked.model_dump())  # or the session would be left behind
     now, run = agents.conversations.clock(), place.run
-    session = Conversation(
-        new_id(),
-        now,
-        now,
-        agent=run.first.agent,
-        title=run.query[:TITLE_CHARACTERS],
-        parent=str(place.checkpoint),
-    )
+    title, parent = run.query[:TITLE_CHARACTERS], str(place.checkpoint)
+    session = Conversation(new_id(), now, now, agent=run.first.agent, title=title, parent=parent)
     await agents.conversations.add_conversation(session)
     return await go_on(agents, wanted, place, asked, session.id, same=False)
 

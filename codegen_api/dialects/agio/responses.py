@@ -200,9 +200,7 @@ class AgioError(BaseModel):
 
 
 answers = Answers(
-    AgioError,
-    error_fields,
-    meanings={409: (Conflict(), "The state of things is against it: `detail` says which.")},
+    AgioError, error_fields, meanings={409: (Conflict(), "The state of things is against it: `detail` says which.")}
 )
 
 

@@ -124,10 +124,7 @@ async def get_run(conversations: MyConversations, run_id: RunId) -> Response:
     return json_response(to_json(run_fields(run, reader.teller.response, metrics(run, reader.teller))))
 
 
-@router.get(
-    "/api/runs/{run_id}/events",
-    **operation("List or stream the events of a run", READ, responses.HAPPENED),
-)
+@router.get("/api/runs/{run_id}/events", **operation("List or stream the events of a run", READ, responses.HAPPENED))
 async def get_run_events(
     request: Request,
     conversations: MyConversations,

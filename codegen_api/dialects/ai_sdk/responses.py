@@ -64,3 +64,6 @@ def _streamed(description: str, *errors: int) -> Responses:
 NOTHING: Responses = {204: {"description": "No turn is under way, or there is no such chat."}}
 STREAMED = _streamed("The turn, from its beginning to its end.", 402, 409, 501)
 RESUMED = _streamed("The turn that is under way, from its beginning.") | NOTHING
+STOPPED = answers(200, Stopped, "Done.", 409, 501)
+CHAT = answers(200, UiChat, "The chat and its messages.")
+DELETED = answers(204, None, "It is gone.", 409)

@@ -55,10 +55,7 @@ async def resume_stream(request: Request, conversations: MyConversations, chat_i
     return streamed(request, conversations, turn)
 
 
-@router.post(
-    "/ui/chat/{chat_id}/stop",
-    **operation("Stop a chat", WRITE, responses.answers(200, responses.Stopped, "Done.", 409, 501)),
-)
+@router.post("/ui/chat/{chat_id}/stop", **operation("Stop a chat", WRITE, responses.STOPPED))
 async def stop_chat(conversations: MyConversations, chat_id: ChatPath) -> Response:
     """Stop what the agent does. The client's own `stop` only stops watching."""
     NotFound.unless(await conversations.conversation(chat_id), "Chat", chat_id)
@@ -66,10 +63,7 @@ async def stop_chat(conversations: MyConversations, chat_id: ChatPath) -> Respon
     return json_response(to_json({"stopped": stopped is not None}))
 
 
-@router.get(
-    "/ui/chat/{chat_id}",
-    **operation("Get a chat", READ, responses.answers(200, responses.UiChat, "The chat and its messages.")),
-)
+@router.get("/ui/chat/{chat_id}", **operation("Get a chat", READ, responses.CHAT))
 async def get_chat(conversations: MyConversations, chat_id: ChatPath) -> Response:
     """The messages of a chat, for `useChat({messages})`. A chat in which nothing was said yet has none."""
     kept = await conversations.conversation(chat_id)
@@ -77,11 +71,7 @@ async def get_chat(conversations: MyConversations, chat_id: ChatPath) -> Respons
     return json_response(to_json({"id": chat_id, "title": None if kept is None else kept.title, "messages": messages}))
 
 
-@router.delete(
-    "/ui/chat/{chat_id}",
-    status_code=204,
-    **operation("Delete a chat", WRITE, responses.answers(204, None, "It is gone.", 409)),
-)
+@router.delete("/ui/chat/{chat_id}", **operation("Delete a chat", WRITE, responses.DELETED), status_code=204)
 async def delete_chat(conversations: MyConversations, chat_id: ChatPath) -> Response:
     """Delete a chat. What is under way in it is stopped, where the host can. Its runs stay at the host."""
     if not await conversations.delete_conversation(chat_id):
