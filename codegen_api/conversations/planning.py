@@ -84,9 +84,9 @@ class Planning:
         )
         said = await checkpoints.path(own, checkpoint, known, asked_for=ask.checkpoint is not None)
         last = said[-1].turn if said else None
-        goes_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation.id, known)
-        if goes_on and last is not None and last.run is not None:
-            begin = await self._length(own.caller, last.run, last.begin if last.end is None else last.end)
+        may_go_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation.id, known)
+        if may_go_on and last is not None and last.run is not None and last.end is not None:
+            begin = await self._length(own.caller, last.run, last.end)
             if begin is not None:
                 resumed = replace(turn, organization=last.run.organization, resumes=True, run=last.run, begin=begin)
                 decisions = ask.decisions or await self._spoken(own.caller, last.run, last.state, ask)
@@ -158,4 +158,4 @@ def latest_end(conversation: Conversation | None, known: Sequence[Turn]) -> Turn
 def _goes_on(last: Turn, checkpoint: TurnCheckpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
     """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
     later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)
-    return checkpoint == end_of(last) and last.conversation == conversation and last.end is not None and not later
+    return checkpoint == end_of(last) and last.conversation == conversation and not later
