@@ -55,6 +55,13 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def turn_of(ask: Ask, conversation: str, now: float) -> Turn:
+    """The turn for which somebody asks, before it is known where it goes on."""
+    agent = None if ask.agent is None else ask.agent.id
+    id_ = ask.id or new_id()
+    return Turn(id_, conversation, now, now, agent=agent, messages=ask.messages, options=ask.options)
+
+
 @dataclass(frozen=True)
 class Planning:
     """Plans turns; nothing is written down or begun. ``clock`` gives seconds since the epoch."""
@@ -70,17 +77,11 @@ class Planning:
         ``CallerConversations.begin`` does of a plan.
         """
         now, checkpoint = self.clock(), ask.checkpoint or latest_end(conversation, known)
-        turn = Turn(
-            ask.id or new_id(),
-            conversation.id,
-            now,
-            now,
-            agent=None if ask.agent is None else ask.agent.id,
-            messages=ask.messages,
+        turn = replace(
+            turn_of(ask, conversation.id, now),
             parent=None if checkpoint is None else str(checkpoint),
             mark=new_id(),
             prompt=ask.text if ask.text.strip() else "",
-            options=ask.options,
         )
         said = await checkpoints.path(own, checkpoint, known, asked_for=ask.checkpoint is not None)
         last = said[-1].turn if said else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import TurnCheckpoint
-from codegen_api.conversations.planning import Ask, Planning, latest_end, new_id
+from codegen_api.conversations.planning import Ask, Planning, latest_end, turn_of
 from codegen_api.conversations.progress import RESTING, Progress
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import LATER, LOOK_EVERY, passes
@@ -227,17 +227,7 @@ def _queued(caller: Caller, wanted: str | None, conversation: str, ask: Ask, now
     }
     if caller.shared:
         kept["principal"] = [caller.principal.authority, caller.principal.user]
-    return Turn(
-        new_id(),
-        conversation,
-        now,
-        now,
-        state=TurnState.QUEUED,
-        agent=None if agent is None else agent.id,
-        messages=ask.messages,
-        options=ask.options,
-        ask=kept,
-    )
+    return replace(turn_of(ask, conversation, now), state=TurnState.QUEUED, ask=kept)
 
 
 def _asked(waiting: Turn) -> tuple[str | None, Ask]:

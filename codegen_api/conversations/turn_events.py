@@ -248,6 +248,9 @@ class HoldingTeller(Generic[H]):
     action. What is told of entries, and of what is told again, is for the dialect to say.
     """
 
+    claimed = 0
+    """Up to which entry the reader says to have been told, who may come back to the middle."""
+
     def __init__(
         self, render: Callable[[TurnEntry], H], changes: TurnChanges | None = None, *, repeats: bool = False
     ) -> None:

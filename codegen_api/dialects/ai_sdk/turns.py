@@ -38,26 +38,10 @@ async def turn_for(conversations: CallerConversations, wanted: str | None, body:
             raise rejected("The last one must be the user's.", "no_user_message", "body", "messages")
         if body.decisions and known[0].state is not TurnState.WAITING:
             raise Conflict("The agent waits for no decision.")
-    try:
-        return await conversations.begin(wanted, body.id, await _ask(conversations, body, said, again, known))
-    except ConversationBusy:  # perhaps with this very message, sent twice
-        turn = None if body.trigger == REGENERATE else _turn_of(said, await _turns(conversations, body.id))
-        if turn is None or said not in turn.messages:
-            raise
-        return await conversations.as_it_is(turn)
-
-
-async def _ask(
-    conversations: CallerConversations,
-    body: SendMessages,
-    said: Mapping[str, Json] | None,
-    again: Turn | None,
-    known: Sequence[Turn],
-) -> Ask:
     messages = [said] if said is not None else [] if again is None else list(again.messages)
     text = "\n\n".join(map(text_of, messages))
     agent = await _agent(conversations, body, text)
-    return Ask(
+    ask = Ask(
         messages,
         text,
         images_of(*messages),
@@ -69,6 +53,13 @@ async def _ask(
         fresh=bool(known) and agent is not None and known[0].agent != agent.id,
         decisions=[(made.id, Decision(made.verdict, made.text)) for made in body.decisions],
     )
+    try:
+        return await conversations.begin(wanted, body.id, ask)
+    except ConversationBusy:  # perhaps with this very message, sent twice
+        turn = None if body.trigger == REGENERATE else _turn_of(said, await _turns(conversations, body.id))
+        if turn is None or said not in turn.messages:
+            raise
+        return await conversations.as_it_is(turn)
 
 
 async def _agent(conversations: CallerConversations, body: SendMessages, title: str) -> Agent | None:

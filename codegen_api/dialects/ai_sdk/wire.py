@@ -219,9 +219,6 @@ class ChatEntry:
 class ChatTeller(HoldingTeller[ChatEntry]):
     """Tells one reader a turn. ``step`` says what an entry means, and ``render`` gives its chunks."""
 
-    claimed = 0
-    """Nobody comes back to the middle."""
-
     def __init__(
         self,
         turn: Turn,

@@ -174,9 +174,6 @@ def spoken(item: Item) -> tuple[str, str]:
 class CompletionTeller(HoldingTeller[ResponseEntry]):
     """Tells one reader a turn, whole or in chunks, each entry when the host writes it no longer."""
 
-    claimed = 0
-    """Nobody comes back to the middle."""
-
     def __init__(self, body: schemas.CreateCompletion, conversations: CallerConversations, turn: Turn) -> None:
         super().__init__(partial(rendered, conversations, turn))
         about: dict[str, Json] = {"id": f"chatcmpl-{turn.id}", "created": int(turn.created), "model": body.model}
