@@ -18,15 +18,15 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from .app import create_sandbox
-from .directory import Directory
+from . import create_sandbox
+from .directory import USERS
 from .middleware import AllowedHosts
 
 NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class SandboxServer(uvicorn.Server):
-    """uvicorn, which says when it listens."""
+    """uvicorn, which says when it listens, and can be interrupted from then on."""
 
     def __init__(self, config: uvicorn.Config, greeting: str) -> None:
         super().__init__(config)
@@ -110,7 +110,7 @@ def _url(host: str, port: int) -> str:
 
 
 def _greeting(url: str) -> str:
-    tokens = " or ".join(user.token for user in Directory().users)
+    tokens = " or ".join(user.token for user in USERS)
     return f"Sandbox of the Codegen API at {url}, token {tokens}; what else there is: {url}/_sandbox"
 
 

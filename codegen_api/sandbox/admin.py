@@ -12,11 +12,10 @@ from fastapi.responses import Response
 
 from .answers import json_response
 from .bodies import FaultOrder, PatchOrder, SeedOrder
-from .directory import HostedUser
+from .directory import ORGANIZATIONS, USERS, HostedUser, named, organizations_of
 from .host import OPERATIONS, UNKNOWN
 from .run import HostedRun, RunState
-from .scenarios import EXAMPLE_ID, scenario_names
-from .script import LongLog, Script, TimedEntry, at_once, entry_fields
+from .scenarios import EXAMPLE_ID, LongLog, Script, TimedEntry, at_once, entry_fields, scenario_names
 from .state import SandboxState
 
 BARE_BYTES = 270
@@ -36,14 +35,13 @@ router = APIRouter(prefix="/_sandbox")
 @router.get("")
 async def about(sandbox: Sandbox) -> Response:
     """What there is to play with."""
-    directory = sandbox.directory
     tokens = {
         user.token: {
             "id": user.id,
             "name": user.name,
-            "organizations": [each.id for each in directory.organizations_of(user)],
+            "organizations": [each.id for each in organizations_of(user)],
         }
-        for user in directory.users
+        for user in USERS
     }
     return json_response(
         {
@@ -62,7 +60,7 @@ async def arm_fault(order: FaultOrder, sandbox: Sandbox) -> Response:
     """The fault as it was armed. 422 for an operation or a token that nobody could ever use."""
     if order.match.operation not in (None, UNKNOWN, *OPERATIONS):
         raise HTTPException(422, f"no such operation: {order.match.operation!a}")
-    user = None if order.match.token is None else _user(sandbox, order.match.token).name
+    user = None if order.match.token is None else _user(order.match.token).name
     return json_response(sandbox.faults.arm(order, user).to_wire())
 
 
@@ -91,11 +89,11 @@ async def forget_requests(sandbox: Sandbox) -> Response:
 @router.post("/runs")
 async def seed_run(order: SeedOrder, sandbox: Sandbox) -> Response:
     """A run whose log is there at once and which changes only by further orders."""
-    if order.organization_id not in sandbox.directory.organizations:
+    if order.organization_id not in ORGANIZATIONS:
         raise HTTPException(422, f"no such organization: {order.organization_id}")
     run = sandbox.add(
         order.organization_id,
-        _user(sandbox, order.user),
+        _user(order.user),
         _script(order),
         RunState(order.status, order.result, order.summary, tuple(order.github_pull_requests)),
         source_type=order.source_type,
@@ -123,7 +121,8 @@ async def patch_run(run_id: int, order: PatchOrder, sandbox: Sandbox) -> Respons
     if order.append:
         run.play(at_once(order.append), now)
     for amendment in order.amend:
-        run.edit(amendment.position - 1, amendment.fields)
+        segment, index = run.place(amendment.position - 1)
+        segment.edit(index, amendment.fields)
     changes = order.model_dump(include={"status", "result", "summary"} & order.model_fields_set)
     if changes:
         run.play(Script(), now, replace(run.state(now), **changes))
@@ -135,8 +134,8 @@ def _show(run: HostedRun, sandbox: SandboxState) -> Response:
     return json_response({**run.to_wire(now), "total_logs": run.length(now)})
 
 
-def _user(sandbox: SandboxState, name_or_token: str) -> HostedUser:
-    user = sandbox.directory.named(name_or_token)
+def _user(name_or_token: str) -> HostedUser:
+    user = named(name_or_token)
     if user is None:
         raise HTTPException(422, f"no such user or token: {name_or_token!a}")
     return user

@@ -1,7 +1,7 @@
 """Answers as the hosted API writes them: JSON, times, and the literal texts of what it refuses.
 
-Texts are the defaults in the host's OpenAPI document, "Alloted" included (see scenarios.toml for those that refuse a
-new run). Beside them there are FastAPI's own 422, 404 and 405, and a 401 that was seen on the wire only.
+Texts are the defaults in the host's OpenAPI document, "Alloted" included. Beside them there are FastAPI's own 422, 404
+and 405, and a 401 that was seen on the wire only.
 """
 
 import json
@@ -14,6 +14,14 @@ NO_ACCESS = 403, "You do not have access to this organization."
 NO_RUN = 404, "Agent run not found."
 NO_USER = 404, "User not found."
 RATE_LIMITED = 429, "Rate limit exceeded. Please try again later."
+REFUSED = {
+    "quota": (
+        402,
+        "Alloted agent runs for the current billing plan have been reached. Please upgrade your plan to continue.",
+    ),
+    "no_repos": (404, "No repos found in the organization. Please add some repos and try again."),
+}
+"""Scenarios that make the creation of a run fail."""
 
 
 class Refusal(Exception):
@@ -39,6 +47,11 @@ def rate_limited(retry_after: float | str | None) -> Response:
     if retry_after is not None:
         answer.headers["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
     return answer
+
+
+def page_numbers(total: int, skip: int, limit: int) -> dict[str, object]:
+    """What a page says of itself: asked for by skip and limit, it is answered with page and size."""
+    return {"page": skip // limit + 1, "size": limit, "pages": -(-total // limit)}
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -60,20 +60,9 @@ class StopBody(BaseModel):
 
 
 FaultKind = Literal[
-    "latency",
-    "429",
-    "500",
-    "503_html",
-    "html",
-    "reset",
-    "half_body",
-    "hang",
-    "cookie",
-    "odd_json",
-    "status",
-    "empty",
+    "latency", "429", "500", "503_html", "html", "reset", "half_body", "hang", "cookie", "odd_json", "status", "empty",
     "revoked",
-]
+]  # fmt: skip
 
 
 class FaultMatch(BaseModel):

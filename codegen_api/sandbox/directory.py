@@ -66,36 +66,33 @@ class HostedOrganization:
         ]
 
 
-class Directory:
-    """The users and organizations of one sandbox: alice and bob share 323, 401 is hers, 402 is his."""
+ALICE = HostedUser(1001, "alice", "sandbox-alice", "Alice Archer", "583231", "ADMIN")
+BOB = HostedUser(1002, "bob", "sandbox-bob", "Bob Baker", "583232", "MEMBER")
+USERS = (ALICE, BOB)
+ORGANIZATIONS: Mapping[int, HostedOrganization] = {
+    323: HostedOrganization(323, "Shared Works", USERS, ("example-website", "example-api")),
+    401: HostedOrganization(401, "Alice's Workshop", (ALICE,), ("example-anvil",)),
+    402: HostedOrganization(402, "Bob's Workshop", (BOB,), ()),
+}
 
-    def __init__(self) -> None:
-        self.alice = HostedUser(1001, "alice", "sandbox-alice", "Alice Archer", "583231", "ADMIN")
-        self.bob = HostedUser(1002, "bob", "sandbox-bob", "Bob Baker", "583232", "MEMBER")
-        self.users: tuple[HostedUser, ...] = (self.alice, self.bob)
-        self.organizations: Mapping[int, HostedOrganization] = {
-            323: HostedOrganization(323, "Shared Works", (self.alice, self.bob), ("example-website", "example-api")),
-            401: HostedOrganization(401, "Alice's Workshop", (self.alice,), ("example-anvil",)),
-            402: HostedOrganization(402, "Bob's Workshop", (self.bob,), ()),
-        }
 
-    def owner(self, authorization: str | None) -> HostedUser | None:
-        """The user behind an `Authorization` header; None when it is missing, malformed or unknown."""
-        scheme, _, token = (authorization or "").partition(" ")
-        known = (user for user in self.users if user.token == token.strip())
-        return next(known, None) if scheme.lower() == "bearer" else None
+def owner(authorization: str | None) -> HostedUser | None:
+    """The user behind an `Authorization` header; None when it is missing, malformed or unknown."""
+    scheme, _, token = (authorization or "").partition(" ")
+    known = (user for user in USERS if user.token == token.strip())
+    return next(known, None) if scheme.lower() == "bearer" else None
 
-    def named(self, name_or_token: str) -> HostedUser | None:
-        """The user called `name_or_token`, or the one whose token it is."""
-        return next((user for user in self.users if name_or_token in (user.name, user.token)), None)
 
-    def organizations_of(self, user: HostedUser) -> list[HostedOrganization]:
-        """The organizations `user` is in, by id."""
-        return [each for each in self.organizations.values() if user in each.members]
+def named(name_or_token: str) -> HostedUser | None:
+    return next((user for user in USERS if name_or_token in (user.name, user.token)), None)
 
-    def without_tokens(self, text: str) -> str:
-        """`text` with each known token replaced by `<its user's name>`."""
-        for user in self.users:
-            if user.token in text:
-                text = text.replace(user.token, f"<{user.name}>")
-        return text
+
+def organizations_of(user: HostedUser) -> list[HostedOrganization]:
+    return [each for each in ORGANIZATIONS.values() if user in each.members]
+
+
+def without_tokens(text: str) -> str:
+    """`text` with each known token replaced by `<its user's name>`."""
+    for user in USERS:
+        text = text.replace(user.token, f"<{user.name}>")
+    return text

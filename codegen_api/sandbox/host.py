@@ -14,9 +14,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from .answers import NO_ACCESS, NO_USER, Refusal, json_response
+from .answers import NO_ACCESS, NO_USER, Refusal, json_response, page_numbers
 from .bodies import CreateBody, ResumeBody, StopBody
-from .directory import HostedOrganization, HostedUser
+from .directory import ORGANIZATIONS, HostedOrganization, HostedUser, organizations_of
 from .run import HostedRun
 from .state import SandboxState
 
@@ -52,7 +52,7 @@ class UserView:
 
     def organization(self, org_id: int) -> HostedOrganization:
         """The organization, if the user is in it. The host does not tell a foreign one from one that is not there."""
-        organization = self.state.directory.organizations.get(org_id)
+        organization = ORGANIZATIONS.get(org_id)
         if organization is None or self.user not in organization.members:
             raise Refusal(*NO_ACCESS)
         return organization
@@ -143,7 +143,7 @@ async def me(view: View) -> Response:
 
 @router.get("/v1/organizations")
 async def organizations(view: View, skip: Skip = 0, limit: Limit = 100) -> Response:
-    return _list([each.to_wire() for each in view.state.directory.organizations_of(view.user)], skip, limit)
+    return _list([each.to_wire() for each in organizations_of(view.user)], skip, limit)
 
 
 @router.get(ORGANIZATION + "/users")
@@ -184,6 +184,4 @@ def _list(every: Sequence[dict[str, object]], skip: int, limit: int) -> Response
 
 
 def _page(items: Sequence[dict[str, object]], total: int, skip: int, limit: int) -> Response:
-    """The host's page shape: asked for by skip and limit, answered with page and size."""
-    page, pages = skip // limit + 1, -(-total // limit)
-    return json_response({"items": items, "total": total, "page": page, "size": limit, "pages": pages})
+    return json_response({"items": items, "total": total, **page_numbers(total, skip, limit)})

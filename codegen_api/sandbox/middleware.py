@@ -10,7 +10,6 @@ transport, which any layer in between would hide.
 import asyncio
 import re
 from dataclasses import dataclass
-from functools import partial
 from uuid import uuid4
 
 from starlette.datastructures import Headers
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import invalid_token, json_response, rate_limited
 from .bodies import FaultOrder
-from .directory import HostedUser
+from .directory import owner
 from .faults import play, seconds_of
 from .host import UNKNOWN, operation_of
 from .state import SandboxState
@@ -45,7 +44,7 @@ class HostMiddleware:
     async def _receive(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A request to the host, from its arrival to its answer."""
         operation = operation_of(scope["method"], scope["path"])
-        user = self.state.directory.owner(Headers(scope=scope).get("authorization"))
+        user = owner(Headers(scope=scope).get("authorization"))
         name = user.name if user else None
         answered = self.state.requests.begin(scope, operation, name)
         # The host gives every answer an id of its own, whatever id the client sent.
@@ -57,7 +56,11 @@ class HostMiddleware:
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
-        routes = partial(self._serve, operation, user)
+        async def routes(scope: Scope, receive: Receive, send: Send) -> None:
+            """The real answer."""
+            scope["user"] = user
+            await (self._refusal(operation, name) or self.app)(scope, receive, send)
+
         harsh: FaultOrder | None = None
         for order in self.state.faults.strike(operation, name):
             if order.kind == "latency":
@@ -71,18 +74,13 @@ class HostMiddleware:
         else:
             await play(harsh, routes, scope, receive, answer, send)
 
-    async def _serve(self, operation: str, user: HostedUser | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """The real answer."""
-        scope["user"] = user
-        await (self._refusal(operation, user) or self.app)(scope, receive, send)
-
-    def _refusal(self, operation: str, user: HostedUser | None) -> Response | None:
+    def _refusal(self, operation: str, user: str | None) -> Response | None:
         """The 401 or 429 in place of the real answer. An unknown path needs no token and costs nothing."""
         if operation == UNKNOWN:
             return None
         if user is None:
             return invalid_token()
-        wait = self.state.limits.take(user.name, operation)
+        wait = self.state.limits.take(user, operation)
         return None if wait is None else rate_limited(wait if self.retry_after else None)
 
 

@@ -7,15 +7,12 @@ so a page costs the entries it shows, whatever the length of the log.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from .answers import encode, timestamp
+from .answers import encode, page_numbers, timestamp
 from .directory import HostedUser
-from .script import Fields, Script, StatusChange
-
-JsonObject = Mapping[str, object]
+from .scenarios import JsonObject, Script, StatusChange
 
 OVER = {"COMPLETE", "ERROR", "FAILED", "TIMEOUT", "MAX_ITERATIONS_REACHED", "OUT_OF_TOKENS", "CANCELLED", "STOPPED"}
 """Words for a run that has ended, whichever way."""
@@ -56,7 +53,7 @@ class Segment:
     base: int
     before: RunState
     stopped: float | None = None
-    edits: dict[int, Fields] = field(default_factory=dict)
+    edits: dict[int, JsonObject] = field(default_factory=dict)
     encoded: dict[int, bytes] = field(default_factory=dict)
 
     def elapsed(self, clock: float) -> float:
@@ -85,7 +82,7 @@ class Segment:
             self.encoded[index] = body
         return body
 
-    def edit(self, index: int, fields: Fields) -> None:
+    def edit(self, index: int, fields: JsonObject) -> None:
         """Change members of an entry that is already there, for good."""
         self.edits[index] = {**self.edits.get(index, {}), **fields}
         self.encoded.pop(index, None)
@@ -151,11 +148,6 @@ class HostedRun:
         if not self.is_over(now):
             self.play(Script(changes=(StatusChange(0.0, "CANCELLED"),)), now)
 
-    def edit(self, index: int, fields: Fields) -> None:
-        """Change members of an entry that is already there, for good."""
-        segment = self._segment(index)
-        segment.edit(index - segment.base, fields)
-
     def to_wire(self, now: Moment) -> dict[str, object]:
         """The host's AgentRunResponse."""
         state = self.state(now)
@@ -181,15 +173,12 @@ class HostedRun:
         head = encode({name: each for name, each in self.to_wire(now).items() if name not in _NOT_WITH_LOGS})
         start, stop = min(skip, total), min(skip + limit, total)
         indices = range(total - 1 - start, total - 1 - stop, -1) if reverse else range(start, stop)
-        logs = b",".join([self._entry(index, now.clock) for index in indices])
-        page, pages = skip // limit + 1, -(-total // limit)
-        tail = b'],"total_logs":%d,"page":%d,"size":%d,"pages":%d}' % (total, page, limit, pages)
-        return b"".join((head[:-1], b',"logs":[', logs, tail))
+        places = (self.place(index) for index in indices)
+        logs = b",".join([segment.entry(self.id, place, now.clock) for segment, place in places])
+        tail = encode({"total_logs": total, **page_numbers(total, skip, limit)})
+        return b"".join((head[:-1], b',"logs":[', logs, b"],", tail[1:]))
 
-    def _segment(self, index: int) -> Segment:
-        """The segment with the entry `index`."""
-        return self.segments[bisect_right(self.segments, index, key=attrgetter("base")) - 1]
-
-    def _entry(self, index: int, clock: float) -> bytes:
-        segment = self._segment(index)
-        return segment.entry(self.id, index - segment.base, clock)
+    def place(self, index: int) -> tuple[Segment, int]:
+        """The segment with the entry `index` of the whole log, and the entry's index in it."""
+        segment = self.segments[bisect_right(self.segments, index, key=attrgetter("base")) - 1]
+        return segment, index - segment.base

@@ -1,19 +1,101 @@
-"""What a run plays: the scenarios of scenarios.toml, picked by `metadata.scenario`, and the run of example.toml.
+"""What a run will do, as data: scripts, and the scenarios that they are made from.
 
-The first of the files says how they are written. They are read when they are first needed, and their gaps are filled
-with what is known of the run.
+A script says when each entry of a log appears and changes, and when the run's status turns. It is immutable and knows
+no clock: all offsets are seconds since its start at speed 1. Its visible state at any moment is a function of the
+seconds that have passed, so nothing has to run in the background and a simulation may jump about in time. Asking costs
+a bisection, never a walk over the log.
+
+The scenarios of scenarios.toml, which says how they are written, are picked by `metadata.scenario`; example.toml has
+another. They are read when they are first needed, and their gaps are filled with what is known of the run.
 """
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .answers import Refusal
-from .script import Fields, LongLog, Script, StatusChange, TimedEntry, entry_fields, user_message
+from .answers import REFUSED
+
+JsonObject = Mapping[str, object]
+
+
+class TimedEntry(NamedTuple):
+    """At the offset `at` an entry appears; `fields` are its members other than `agent_run_id` and `created_at`.
+
+    If there is a `later`, it then gets other values for the members in it.
+    """
+
+    at: float
+    fields: JsonObject
+    later: "TimedEntry | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class LongLog:
+    """A log too long to be kept: each is made when it is looked at, and must always be made the same."""
+
+    length: int
+    entry: Callable[[int], TimedEntry]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> TimedEntry:
+        return self.entry(index)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """At the offset `at` the run's status becomes `status`; what else it then carries replaces what it had, if given.
+
+    `pull_request` is one that the agent opened; `created_at` is added when it is shown.
+    """
+
+    at: float
+    status: str | None
+    result: str | None = None
+    summary: str | None = None
+    pull_request: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The log of one stretch of a run, and the changes of its status, both in the order of their offsets."""
+
+    entries: Sequence[TimedEntry] | LongLog = ()
+    changes: tuple[StatusChange, ...] = ()
+
+
+def at_once(entries: Sequence[JsonObject]) -> Script:
+    """A script that shows `entries` from the start and does nothing more."""
+    return Script([TimedEntry(0.0, fields) for fields in entries])
+
+
+_EMPTY = dict.fromkeys(("tool_name", "message_type", "thought", "observation", "tool_input", "tool_output"))
+
+
+def entry_fields(message_type: str, **members: object) -> JsonObject:
+    """An entry: all its members are always there, null where unused."""
+    return {**_EMPTY, "message_type": message_type, **members}
+
+
+def user_message(prompt: str, images: int) -> JsonObject:
+    """The first entry of each stretch; contrary to the host's guide it has a tool's name, input and output.
+
+    The one seen on the wire had neither `thought` nor `observation`.
+    """
+    return {
+        "tool_name": "user_input",
+        "message_type": "USER_MESSAGE",
+        "tool_input": {"message": prompt, "images": images},
+        "tool_output": {"status": "received", "content": prompt},
+    }
+
+
+# -- scenarios --
 
 EXAMPLE_ID = 12345
 
@@ -54,37 +136,27 @@ class Cue:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outline:
-    """One start of a scenario, as the file has it. `opening` is when the message of a new run appears."""
+def _script(written: Mapping[str, Any], cue: Cue) -> Script:
+    """The script of one start, as a file has it: everything but the user's message is put off by the cue's delay."""
+    texts = cue.texts()
+    for name, text in written.get("texts", {}).items():
+        texts[name] = _filled(text, texts)
+    changes = [StatusChange(cue.delay, "ACTIVE")]  # a new run is born with it
+    if end := written.get("end"):
+        changes.append(StatusChange(**{**_filled(end, texts), "at": cue.delay + end["at"]}))
+    opening = 0.0 if cue.segment else written.get("opening", 0.2)
+    message = TimedEntry(opening, user_message(cue.prompt, cue.images))
+    if stream := written.get("stream"):
+        closing = entry_fields("FINAL_ANSWER", observation=changes[-1].result)
+        return Script(_long_log(message, closing, **{**stream, "first": cue.delay + stream["first"]}), tuple(changes))
 
-    entries: Sequence[Mapping[str, Any]] = ()
-    stream: Mapping[str, Any] | None = None
-    end: Mapping[str, Any] | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
-    opening: float = 0.2
-    silent: bool = False
+    def entry(written: Mapping[str, Any]) -> TimedEntry:
+        later = written.get("later")
+        amended = None if later is None else TimedEntry(cue.delay + later["at"], _members(later, texts))
+        return TimedEntry(cue.delay + written["at"], entry_fields(**_members(written, texts)), amended)
 
-    def script(self, cue: Cue) -> Script:
-        """The script for one run: everything but the user's message is put off by the cue's delay."""
-        texts = cue.texts()
-        for name, text in self.texts.items():
-            texts[name] = _filled(text, texts)
-        changes = [StatusChange(cue.delay, "ACTIVE")]  # a new run is born with it
-        if self.end is not None:
-            changes.append(StatusChange(**{**_filled(self.end, texts), "at": cue.delay + self.end["at"]}))
-        message = TimedEntry(0.0 if cue.segment else self.opening, user_message(cue.prompt, cue.images))
-        if self.stream is not None:
-            closing = entry_fields("FINAL_ANSWER", observation=changes[-1].result)
-            stream = {**self.stream, "first": cue.delay + self.stream["first"]}
-            return Script(_long_log(message, closing, **stream), tuple(changes))
-
-        def entry(written: Mapping[str, Any]) -> TimedEntry:
-            later = written.get("later")
-            amended = None if later is None else TimedEntry(cue.delay + later["at"], _members(later, texts))
-            return TimedEntry(cue.delay + written["at"], entry_fields(**_members(written, texts)), amended)
-
-        return Script([] if self.silent else [message, *map(entry, self.entries)], tuple(changes))
+    entries = [] if written.get("silent") else [message, *map(entry, written.get("entries", ()))]
+    return Script(entries, tuple(changes))
 
 
 def _filled(value: Any, texts: Mapping[str, object]) -> Any:
@@ -103,7 +175,7 @@ def _members(written: Mapping[str, Any], texts: Mapping[str, object]) -> dict[st
 
 
 def _long_log(
-    message: TimedEntry, closing: Fields, *, first: float, every: float, batch: int, total: int = FOREVER
+    message: TimedEntry, closing: JsonObject, *, first: float, every: float, batch: int, total: int = FOREVER
 ) -> LongLog:
     """The message, then from `first` on a `batch` of entries that nobody reads closely every so many seconds."""
 
@@ -116,7 +188,7 @@ def _long_log(
     return LongLog(total, entry)
 
 
-def _small_entry(index: int) -> Fields:
+def _small_entry(index: int) -> JsonObject:
     if index % 10 == 0:
         return entry_fields("PLAN_EVALUATION", thought=f"Step {index}: so far so good.")
     return entry_fields(
@@ -130,36 +202,21 @@ def _small_entry(index: int) -> Fields:
 
 @cache
 def _read(name: str) -> Mapping[str, Any]:
-    with Path(__file__).with_name(name).open("rb") as file:
-        return tomllib.load(file)
-
-
-@cache
-def _scenarios() -> Mapping[str, Sequence[Outline]]:
-    written = _read("scenarios.toml")
-    return {name: [Outline(**start) for start in starts] for name, starts in written.items() if name != "refused"}
+    return tomllib.loads(Path(__file__).with_name(name).read_text("utf-8"))
 
 
 def scenario_names() -> list[str]:
-    return [*_scenarios(), *_read("scenarios.toml")["refused"]]
-
-
-def check_not_refused(name: object) -> None:
-    """Raise the Refusal of a scenario that makes the creation of a run fail."""
-    refused = _read("scenarios.toml")["refused"]
-    if isinstance(name, str) and name in refused:
-        raise Refusal(**refused[name])
+    return [*_read("scenarios.toml"), *REFUSED]
 
 
 def scenario_script(name: object, cue: Cue) -> Script:
     """What the scenario called `name`, which may be anything a client put into its metadata, does at this start."""
-    default = _scenarios()["default"]
-    starts = _scenarios().get(name, default) if isinstance(name, str) else default
-    return starts[min(cue.segment, len(starts) - 1)].script(cue)
+    scenarios = _read("scenarios.toml")
+    starts = scenarios[name if isinstance(name, str) and name in scenarios else "default"]
+    return _script(starts[min(cue.segment, len(starts) - 1)], cue)
 
 
 def example_script() -> Script:
     """What happened in run 12345."""
     written = _read("example.toml")
-    outline = Outline(**{name: each for name, each in written.items() if name != "prompt"})
-    return outline.script(Cue(EXAMPLE_ID, written["prompt"]))
+    return _script(written, Cue(EXAMPLE_ID, written["prompt"]))

@@ -1,21 +1,143 @@
-"""The state of a sandbox: its runs and users, its faults, limits and counts, and the two clocks.
+"""The state of a sandbox: its runs, its faults, rate limits and counts of requests, and the two clocks.
 
 All in memory, without a bound on runs or entries: a run keeps its prompt, its metadata and, once they are read,
 its encoded entries (about 300 bytes each) until the process ends. Not for threads: one event loop owns it.
 """
 
 import math
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Literal
 
-from .answers import NO_RUN, Refusal, timestamp
-from .directory import Directory, HostedUser
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from .answers import NO_RUN, REFUSED, Refusal, timestamp
+from .directory import ALICE, HostedUser, without_tokens
 from .faults import Faults
-from .limits import LimitPolicy, Limits
-from .request_log import RequestLog
-from .run import HostedRun, JsonObject, Moment, RunState, Segment
-from .scenarios import EXAMPLE_ID, Cue, check_not_refused, example_script, scenario_script
-from .script import Script
+from .run import HostedRun, Moment, RunState, Segment
+from .scenarios import EXAMPLE_ID, Cue, JsonObject, Script, example_script, scenario_script
+
+LimitPolicy = Literal["table", "shared", "off"]
+
+
+TABLE = {"create": (10, 60.0), "logs": (60, 60.0)}
+"""So many answers in any so many seconds, for endpoints with a figure of their own; resume and ban have none."""
+
+OTHERS = (60, 30.0)
+SHARED = (60, 60.0)
+
+
+class Limits:
+    """How often the host answers: sliding windows over the answers it really gave to every token.
+
+    Three policies, because the host's own documents contradict each other: `table` is the per-endpoint table of its
+    OpenAPI document, counted per token and endpoint; `shared` is the sentence of its logs guide, one allowance per
+    token for everything; `off` never refuses. A refused request costs nothing.
+    """
+
+    def __init__(self, policy: LimitPolicy, clock: Callable[[], float]) -> None:
+        if policy not in ("table", "shared", "off"):
+            raise ValueError(f"limits must be table, shared or off, not {policy!r}")
+        self.policy = policy
+        self._clock = clock
+        self._windows: dict[tuple[str, str], deque[float]] = {}
+
+    def take(self, user: str, operation: str) -> int | None:
+        """Count one answer for `user`; None, or, when it is refused, the whole seconds until the next one."""
+        if self.policy == "off":
+            return None
+        shared = self.policy == "shared"
+        answers, seconds = SHARED if shared else TABLE.get(operation, OTHERS)
+        window = self._windows.setdefault((user, "" if shared else operation), deque())
+        now = self._clock()
+        while window and window[0] <= now - seconds:
+            window.popleft()
+        if len(window) >= answers:
+            return max(1, math.ceil(window[0] + seconds - now))
+        window.append(now)
+        return None
+
+
+REMEMBERED = 100
+"""How many requests are kept in detail."""
+
+HEADERS = {
+    "accept",
+    "accept-encoding",
+    "baggage",
+    "content-type",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "last-event-id",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "via",
+    "x-codegen-client",
+    "x-forwarded-for",
+    "x-organization-id",
+    "x-request-id",
+}
+"""The request headers worth remembering; `authorization` and `cookie` must never be among them."""
+
+
+class RequestLog:
+    """What was asked of a sandbox: counts per operation and user, and the last requests in some detail.
+
+    Tokens never come in here: a request stands under its user's name, or `null` for an unknown token.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Start again from nothing."""
+        self._rows: dict[tuple[str, str | None], Counter[str]] = {}
+        self._recent = deque[dict[str, object]](maxlen=REMEMBERED)
+        self._with_cookie = 0
+
+    def begin(self, scope: Scope, operation: str, user: str | None) -> Callable[[int], None]:
+        """Count a request as it arrives. Call what is returned with the status of its answer."""
+        headers = Headers(scope=scope)
+        request: dict[str, object] = {
+            "at": self._clock(),
+            "operation": operation,
+            "user": user,
+            "method": scope["method"],
+            "path": without_tokens(scope["path"]),
+            "query": without_tokens(scope["query_string"].decode("latin-1")),
+            "headers": {name: value for name, value in headers.items() if name in HEADERS},
+            "status": None,
+        }
+        self._recent.append(request)
+        row = self._rows.setdefault((operation, user), Counter({"total": 0, "429": 0}))
+        row["total"] += 1
+        self._with_cookie += "cookie" in headers
+
+        def answered(status: int) -> None:
+            request["status"] = status
+            row["429"] += status == 429
+
+        return answered
+
+    def to_wire(self) -> dict[str, object]:
+        """Totals, one row per operation, the same per operation and user, and the last requests, oldest first."""
+        total, operations = Counter({"total": 0, "429": 0}), dict[str, Counter[str]]()
+        for (operation, _), row in self._rows.items():
+            total.update(row)
+            operations.setdefault(operation, Counter()).update(row)
+        return {
+            **total,
+            "with_cookie": self._with_cookie,
+            "operations": operations,
+            "by_user": [{"operation": row[0], "user": row[1], **counts} for row, counts in self._rows.items()],
+            "recent": list(self._recent),
+        }
+
 
 ACTIVE = RunState("ACTIVE")
 EXAMPLE_AGE = 7200.0
@@ -38,8 +160,7 @@ class SandboxState:
             raise ValueError(f"speed must be a positive number, not {speed!r}")
         if not 0 <= resume_lag < math.inf:
             raise ValueError(f"resume_lag must be zero or a positive number, not {resume_lag!r}")
-        self.directory = Directory()
-        self.requests = RequestLog(clock, self.directory)
+        self.requests = RequestLog(clock)
         self.faults = Faults(clock)
         self.limits = Limits(limits, clock)
         self.speed = speed
@@ -52,7 +173,7 @@ class SandboxState:
         # The example run is there from the start, long finished.
         now = self.now()
         long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
-        self.add(323, self.directory.alice, example_script(), run_id=EXAMPLE_ID, speed=1.0, started=long_ago)
+        self.add(323, ALICE, example_script(), run_id=EXAMPLE_ID, speed=1.0, started=long_ago)
 
     def now(self) -> Moment:
         return Moment(self._clock(), self._wall())
@@ -63,7 +184,8 @@ class SandboxState:
         """Start a run of the scenario its metadata names. Raises Refusal for a scenario that is refused."""
         wishes = metadata or {}
         name = wishes.get("scenario")
-        check_not_refused(name)
+        if isinstance(name, str) and name in REFUSED:
+            raise Refusal(*REFUSED[name])
         run_id = next(self._ids)
         script = scenario_script(name, Cue(run_id, prompt, images))
         speed = self.speed * _factor(wishes.get("speed"))
