@@ -39,7 +39,7 @@ def _terminal(argv: Sequence[str]) -> int:
 def _doctor(argv: Sequence[str]) -> int:
     from codegen_api.validate import doctor  # noqa: PLC0415
 
-    return doctor.main(argv[1:])
+    return doctor(argv[1:])
 
 
 def _keys(argv: Sequence[str]) -> int:

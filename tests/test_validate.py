@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from codegen_api.validate import main
 from codegen_api.validate.checks import CHECKS
-from codegen_api.validate.events import NotEvents, ServerEvent, read_events
+from codegen_api.validate.client import Failed, ServerEvent, events_of
 from tests.end_to_end import processes
 
 ROOT = Path(__file__).parents[1]
@@ -658,7 +658,7 @@ def read(*chunks: bytes) -> list[ServerEvent]:
             yield chunk
 
     async def collect() -> list[ServerEvent]:
-        return [event async for event in read_events(source())]
+        return [event async for event in events_of(source())]
 
     return asyncio.run(collect())
 
@@ -671,6 +671,6 @@ def test_events_are_the_same_wherever_the_bytes_are_split() -> None:
 
 
 def test_a_line_without_end_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codegen_api.validate.events.LONGEST", 10)
-    with pytest.raises(NotEvents):
+    monkeypatch.setattr("codegen_api.validate.client.LONGEST_LINE", 10)
+    with pytest.raises(Failed):
         read(b"data: ", b"0123456789")

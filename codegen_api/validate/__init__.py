@@ -5,7 +5,8 @@ token, no prompt and no text of a log. Exits with 1 when a check failed or nobod
 something that makes no sense.
 
 ``checks`` has the table of what is checked, ``lifecycle`` the checks that need a run, and ``client`` what every answer
-has to be like. Here they are run, and what came of them is printed. ``doctor`` looks at the way to the gateway instead.
+has to be like. Here they are run, and what came of them is printed. ``examination`` is what the doctor does instead: it
+looks at the way from a user to the gateway, seen from the user's end.
 """
 
 import asyncio
@@ -17,13 +18,13 @@ from dataclasses import dataclass
 
 import httpx
 
-from . import doctor
 from .checks import CHECKS, Check
 from .client import ANSWER_SECONDS, Client, Failed, Skipped, connect, described, reason
+from .examination import examine
 from .lifecycle import Findings
 from .options import Object, Options, read_options
 
-__all__ = ["main"]
+__all__ = ["doctor", "main"]
 
 NAME_WIDTH = max(len(check.name) for check in CHECKS)
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks and print how they went; the exit status."""
     options = read_options(argv)
     if options.through:
-        return doctor.run(options)
+        return _diagnose(options)
     checks = [check for check in CHECKS if options.create or not check.creates]
     results: list[Result] = []
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(_run(checks, options, report))
     except KeyboardInterrupt:
         return 130
-    except _Unreachable as unreachable:
+    except Failed as unreachable:
         if not options.json:
             print(unreachable, file=sys.stderr)
             return 1
@@ -78,8 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-class _Unreachable(Exception):
-    """There is nobody to check."""
+def doctor(argv: Sequence[str] | None = None) -> int:
+    """``codegen-api doctor``; the exit status."""
+    return _diagnose(read_options(argv, doctor=True))
+
+
+def _diagnose(options: Options) -> int:
+    """Print what is wrong on the way to ``options.url``; the exit status."""
+    try:
+        diagnosis = asyncio.run(examine(options))
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(diagnosis.to_json(options.url)) if options.json else diagnosis.to_text(options.url))
+    return diagnosis.status
 
 
 async def _run(checks: Sequence[Check], options: Options, report: Callable[[Result], None]) -> None:
@@ -101,18 +113,22 @@ async def _reach(client: Client) -> None:
         async with asyncio.timeout(ANSWER_SECONDS):
             answer = await client.ask("GET", "/health", token=None)
     except (httpx.TransportError, TimeoutError) as error:
-        raise _Unreachable(f"Nobody answers at {url}: {reason(error)}") from error
+        raise Failed(f"Nobody answers at {url}: {reason(error)}") from error
     if answer.status_code != 200 or answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise _Unreachable(
-            f"What answers at {url} is no gateway, or not its whole address: /health gave {described(answer)}"
-        )
+        raise Failed(f"What answers at {url} is no gateway, or not its whole address: /health gave {described(answer)}")
 
 
 async def _outcome(check: Check, client: Client, found: Findings, outcomes: dict[str, str]) -> tuple[str, str]:
     """Run a check: how it went, and what it saw. A check that breaks never keeps the others from being made."""
     seconds = ANSWER_SECONDS + (client.options.timeout if check.creates else 0)
     try:
-        _expect_possible(check, found, outcomes)
+        if found.gone:
+            raise Skipped("nobody answers any more")
+        if found.cause and not check.open:
+            raise Skipped(found.cause)
+        for name in check.needs:
+            if outcomes[name] != "ok":
+                raise Skipped(f"{name!r} {'failed' if outcomes[name] == 'FAILED' else 'was skipped'}")
         async with asyncio.timeout(seconds):
             return "ok", await check.run(client, found)
     except Skipped as skipped:
@@ -128,13 +144,3 @@ async def _outcome(check: Check, client: Client, found: Findings, outcomes: dict
         return "FAILED", f"the connection failed ({type(error).__name__})"
     except Exception as error:  # the last line of defence; the text could quote anything
         return "FAILED", f"the answer is so odd that the check itself broke ({type(error).__name__})"
-
-
-def _expect_possible(check: Check, found: Findings, outcomes: dict[str, str]) -> None:
-    if found.gone:
-        raise Skipped("nobody answers any more")
-    if found.cause and not check.open:
-        raise Skipped(found.cause)
-    for name in check.needs:
-        if outcomes[name] != "ok":
-            raise Skipped(f"{name!r} {'failed' if outcomes[name] == 'FAILED' else 'was skipped'}")

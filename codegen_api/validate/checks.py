@@ -12,7 +12,20 @@ from html.parser import HTMLParser
 import httpx
 
 from . import lifecycle
-from .client import Client, Skipped, code_of, described, error_of, expect, json_of, page_of, run_of, shown, times_of
+from .client import (
+    Client,
+    Skipped,
+    code_of,
+    described,
+    error_of,
+    expect,
+    json_of,
+    page_of,
+    preflight_headers,
+    run_of,
+    shown,
+    times_of,
+)
 from .lifecycle import Findings
 from .options import Object
 
@@ -179,12 +192,7 @@ async def times(client: Client, found: Findings) -> str:
 
 async def preflight(client: Client, _: Findings) -> str:
     origin = client.options.origin
-    asked = {
-        "Origin": origin,
-        "Access-Control-Request-Method": "GET",
-        "Access-Control-Request-Headers": "authorization,last-event-id",
-    }
-    answer = await client.ask("OPTIONS", "/agent-runs", token=None, headers=asked)
+    answer = await client.ask("OPTIONS", "/agent-runs", token=None, headers=preflight_headers(origin))
     if answer.status_code >= 400:
         error_of(answer, answer.status_code)
         raise Skipped(f"not configured: pages of {origin} may not call this gateway (see --origin)")

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from urllib.parse import urljoin
 
 import httpx
 
-from .options import Object, Options
+from .options import Object, Options, object_in
 
 ANSWER_SECONDS = 45.0
 """How long an ordinary check may take: the gateway itself waits half a minute for its host."""
@@ -24,6 +25,8 @@ PATIENCE = 3
 """How often a read that is answered 429 is tried."""
 LONGEST_WAIT = 60.0
 """Seconds between two of these."""
+LONGEST_LINE = 32 * 1024 * 1024
+"""How many bytes a line may have before this is no stream of events any more."""
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _HARMLESS = re.compile(r'[\w./:;=+" -]{1,80}', re.ASCII)
@@ -100,6 +103,15 @@ class Client:
         return {"X-Request-ID": uuid.uuid4().hex, **authorization, **(headers or {})}
 
 
+def preflight_headers(origin: str) -> dict[str, str]:
+    """What a browser asks before a page of ``origin`` may follow a log."""
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "authorization,last-event-id",
+    }
+
+
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +172,43 @@ def times_of(body: Object) -> Iterator[object]:
                 yield from times_of(inner)
 
 
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event. ``retry`` is what the stream last asked for, in milliseconds."""
+
+    name: str
+    data: str
+    id: str | None
+    retry: int | None
+
+
+async def events_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[ServerEvent, None]:
+    """The events in ``chunks``, as they come, until the connection ends or breaks; of one cut off nothing is said.
+
+    Lines end in LF or CRLF, not in a bare CR.
+    """
+    rest, fields, retry = b"", dict[str, str](), None
+    with suppress(httpx.TransportError):  # the client comes back
+        async for chunk in chunks:
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LONGEST_LINE:
+                raise Failed("what comes is not a stream of events")
+            for line in lines:
+                # not str.splitlines: U+2028 and its like may stand unescaped in JSON
+                name, _, value = line.removesuffix(b"\r").decode(errors="replace").partition(":")
+                value = value.removeprefix(" ")
+                if name == "data" and "data" in fields:
+                    fields["data"] += "\n" + value
+                elif name == "retry":
+                    retry = int(value) if value.isascii() and value.isdigit() else retry
+                elif name in ("id", "event", "data"):
+                    fields[name] = value
+                elif not line.strip():
+                    if "data" in fields:
+                        yield ServerEvent(fields.get("event", "message"), fields["data"], fields.get("id"), retry)
+                    fields = {}
+
+
 def described(response: httpx.Response) -> str:
     """An answer in a few words: its status and the code of our errors, or what it is instead."""
     code = code_of(response) or response.headers.get("Content-Type", "without a type").partition(";")[0]
@@ -169,8 +218,8 @@ def described(response: httpx.Response) -> str:
 def code_of(response: httpx.Response) -> str:
     """The code of one of our errors; nothing for any other answer."""
     try:
-        return str(json.loads(response.content)["code"])
-    except (httpx.ResponseNotRead, ValueError, KeyError, TypeError):
+        return str((object_in(response.content) or {}).get("code", ""))
+    except httpx.ResponseNotRead:
         return ""
 
 

@@ -1,16 +1,17 @@
 """What the doctor looks at: who answers at an address, what passes on the way to the gateway and back, and how a live
-log comes. Nothing that is said of it quotes a token or a log.
+log comes. Nothing that is said of it quotes a token or a log. It starts no run unless told to. The token goes to the
+address that was given and, after a redirect to HTTPS, to the same host.
 """
 
 import asyncio
 import ipaddress
-import json
 import os
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import NoReturn
 from urllib.parse import quote
@@ -19,10 +20,10 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from .checks import CAUSES, NO_RUN
-from .client import ANSWER_SECONDS, Client, code_of, described, reason, shown
+from .client import ANSWER_SECONDS, Client, code_of, connect, described, preflight_headers, reason, shown
 from .diagnosis import Ailment, Diagnosis
 from .lifecycle import PROMPT
-from .options import Object, Options
+from .options import Object, Options, object_in
 from .watching import Watch, is_stream, watch
 
 CONNECT_SECONDS = 15.0
@@ -52,6 +53,25 @@ class Hopeless(Exception):
 
 class Moved(Exception):
     """The way leads on, to the URL in the text."""
+
+
+async def examine(options: Options, clock: Callable[[], float] = time.time) -> Diagnosis:
+    """What is wrong on the way to ``options.url``. ``clock`` gives epoch seconds."""
+    diagnosis = Diagnosis()
+    for _ in range(2):  # the second time where a redirect leads
+        async with connect(options) as http:
+            try:
+                await Examination(http, options, diagnosis, clock).all()
+            except Moved as moved:
+                options = replace(options, url=str(moved))
+                continue
+            except Hopeless:
+                pass
+            except Exception as error:  # the last line of defence; the text could quote anything
+                broke = f"What answers is so odd that the doctor itself broke ({type(error).__name__})."
+                diagnosis.found.append(Ailment("no-gateway", broke))
+        break
+    return diagnosis
 
 
 class Examination:
@@ -195,33 +215,28 @@ class Examination:
     # -- what does not pass --
 
     async def _lengths(self) -> None:
-        for name, what, path, token in (
-            ("long-headers", f"A token of {LONG_TOKEN:,} characters", self._open, "x" * LONG_TOKEN),
-            (
-                "long-urls",
-                f"A URL of {LONG_QUERY:,} characters, as of a ticket,",
-                f"{self._open}?x={'x' * LONG_QUERY}",
-                None,
-            ),
-        ):
-            try:
-                answer = await self._client.ask("GET", path, token=token)
-            except httpx.TransportError as error:
-                self._find(name, f"{what} does not reach the gateway: {reason(error)}.")
-                continue
-            if answer.status_code >= 400 and not code_of(answer):
-                self._find(name, f"{what} does not reach the gateway: {described(answer)}.")
+        long_url = f"{self._open}?x={'x' * LONG_QUERY}"
+        await self._reaches("long-headers", f"A token of {LONG_TOKEN:,} characters", self._open, "x" * LONG_TOKEN)
+        await self._reaches("long-urls", f"A URL of {LONG_QUERY:,} characters, as of a ticket,", long_url, None)
 
     async def _body(self) -> None:
         """Send a body as long as that of an image, for a run that lacks a prompt and is not started."""
+        body: Object = {"images": ["x" * LARGE_BODY]}
+        await self._reaches("large-bodies", f"A body of {LARGE_BODY >> 20} MiB", "/agent-runs", body=body)
+
+    async def _reaches(
+        self, name: str, what: str, path: str, token: str | None = "", body: Object | None = None
+    ) -> None:
+        """See that the gateway is who answers a large request; a body it would refuse."""
         try:
-            answer = await self._client.ask("POST", "/agent-runs", body={"images": ["x" * LARGE_BODY]})
+            answer = await self._client.ask("POST" if body else "GET", path, token=token, body=body)
         except httpx.TransportError as error:
             saw = reason(error)
         else:
-            saw = "" if code_of(answer) else described(answer)
+            ours = code_of(answer) or (not body and answer.status_code < 400)
+            saw = "" if ours else described(answer)
         if saw:
-            self._find("large-bodies", f"A body of {LARGE_BODY >> 20} MiB does not reach the gateway: {saw}.")
+            self._find(name, f"{what} does not reach the gateway: {saw}.")
 
     async def _pages(self) -> None:
         """See that pages of another origin get what browsers want."""
@@ -231,12 +246,7 @@ class Examination:
                 "CORS: name a page that calls the gateway with --origin https://app.example.com"
             )
             return
-        asked = {
-            "Origin": origin,
-            "Access-Control-Request-Method": "GET",
-            "Access-Control-Request-Headers": "authorization,last-event-id",
-        }
-        preflight = await self._ask("OPTIONS", "/agent-runs", None, asked)
+        preflight = await self._ask("OPTIONS", "/agent-runs", None, preflight_headers(origin))
         if code_of(preflight) == "cors_refused":
             self._find("cors-origin", f"The gateway does not let in pages of {origin}.")
             return
@@ -359,11 +369,7 @@ class Examination:
 
 def _json(answer: httpx.Response) -> Object:
     """The JSON object in an answer; empty if there is none."""
-    try:
-        body = json.loads(answer.content)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+    return object_in(answer.content) or {}
 
 
 def _stranger(answer: httpx.Response) -> tuple[str, str]:

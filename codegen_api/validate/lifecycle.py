@@ -4,18 +4,14 @@ The log is followed once, and what came is written down; most of the checks then
 """
 
 import asyncio
-import json
 import re
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
-from .client import Client, Failed, Skipped, described, error_of, expect, json_of, run_of, shown
-from .events import NotEvents, ServerEvent, read_events
-from .options import Object
+from .client import Client, Failed, ServerEvent, Skipped, described, error_of, events_of, expect, json_of, run_of, shown
+from .options import Object, object_in
 
 PROMPT = "This is a smoke test. Change nothing, and answer with the single word pong."
 PROMPT_AGAIN = "Still a smoke test. Change nothing, and answer with the single word pong again."
@@ -122,7 +118,7 @@ async def told(client: Client, found: Findings) -> str:
 
 async def _is_late(answer: httpx.Response) -> bool:
     """Whether the gateway says that its host lets it wait: then it cannot know yet that nothing has come."""
-    async with aclosing(_until_broken(answer)) as events:
+    async with aclosing(events_of(answer.aiter_bytes())) as events:
         async for event in events:
             if event.name in ("notice", "log", "end"):
                 return event.name == "notice"
@@ -187,7 +183,7 @@ async def _connection(client: Client, run_id: int | str, record: Record, cut_aft
         expect(answer.status_code == 200, f"a stream was answered {described(answer)}, not 200")
         _expect_stream_headers(answer)
         first = True
-        async with aclosing(_until_broken(answer)) as events:
+        async with aclosing(events_of(answer.aiter_bytes())) as events:
             async for event in events:
                 pause = pause if event.retry is None else event.retry / 1000
                 expect(not first or event.name in ("status", "notice"), f"a stream began with {shown(event.name)}")
@@ -202,18 +198,6 @@ async def _connection(client: Client, run_id: int | str, record: Record, cut_aft
                 if cut_after is not None and len(record.positions) >= cut_after:
                     return 0.0
     return pause
-
-
-async def _until_broken(answer: httpx.Response) -> AsyncGenerator[ServerEvent, None]:
-    """The events of a connection. That it breaks is no failure: the client comes back."""
-    try:
-        async with aclosing(read_events(answer.aiter_bytes())) as events:
-            async for event in events:
-                yield event
-    except httpx.TransportError:
-        return
-    except NotEvents:
-        raise Failed("what comes is not a stream of events") from None
 
 
 def _note(record: Record, event: ServerEvent) -> None:
@@ -244,12 +228,10 @@ def _note(record: Record, event: ServerEvent) -> None:
 
 
 def _data(event: ServerEvent) -> Object:
-    try:
-        data: Any = json.loads(event.data)
-    except ValueError:
-        data = None
-    expect(isinstance(data, dict), f"the data of {shown(event.name)} is no JSON object")
-    return data  # type: ignore[no-any-return]
+    data = object_in(event.data)
+    if data is None:
+        raise Failed(f"the data of {shown(event.name)} is no JSON object")
+    return data
 
 
 def _expect_stream_headers(answer: httpx.Response) -> None:

@@ -89,6 +89,15 @@ def read_options(argv: Sequence[str] | None, *, doctor: bool = False) -> Options
     return options
 
 
+def object_in(text: str | bytes) -> Object | None:
+    """The JSON object that ``text`` is; None if it is something else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _url(text: str) -> str:
     try:
         url = httpx.URL(text)
@@ -114,11 +123,8 @@ def _origin(text: str) -> str:
 
 
 def _object(text: str) -> Object:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
+    value = object_in(text)
+    if value is None:
         raise argparse.ArgumentTypeError("it is no JSON object")
     return value
 

@@ -22,7 +22,7 @@ import trustme
 
 from codegen_api.validate import main
 from codegen_api.validate.diagnosis import REMEDIES, Diagnosis
-from codegen_api.validate.doctor import examine
+from codegen_api.validate.examination import examine
 from codegen_api.validate.options import Options
 from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, entry, eventually, gateway, held_port, launched
 from tests.end_to_end.test_nginx import SETTINGS, command
