@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from tests import virtual
+from tests.closing import closing
 from tests.leaks import WATCH, Handler, sandbox_texts
 
 CI = os.environ.get("CI") == "true"
@@ -80,7 +81,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if pyfuncitem.get_closest_marker("virtual_time"):
         virtual.run(test)
     else:
-        asyncio.run(asyncio.wait_for(test, REAL_SECONDS))
+        asyncio.run(asyncio.wait_for(closing(test), REAL_SECONDS))
     return True
 
 

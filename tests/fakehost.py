@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from codegen_api.brokers import Broker
+from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     AnswerTooLong,
     Forbidden,
@@ -17,6 +19,7 @@ from codegen_api.errors import (
     Rejected,
     UpstreamUnreachable,
 )
+from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import (
     Cursor,
@@ -40,9 +43,11 @@ from codegen_api.upstreams import (
     PendingRequest,
     Repository,
     RunFilter,
+    Upstream,
     User,
     observed,
 )
+from tests.closing import closed_later
 from tests.leaks import WATCH
 
 STATUSES = {
@@ -94,6 +99,11 @@ class Hosted:
             self.entries.append(
                 {"n": number, "created_at": f"{self.serial}-{number:06}", "type": "NOTE", "version": 0, **fields}
             )
+
+    def complete(self, count: int = 1, **fields: Any) -> None:
+        """Append the last entries, and be over."""
+        self.append(count, **fields)
+        self.status = "COMPLETE"
 
     def act(self) -> int:
         """Append a tool call whose output is to come; its position."""
@@ -150,8 +160,10 @@ class FakeHost:
     def observation(self) -> Observation | None:
         return None
 
-    def add(self, id: str = "1", **fields: Any) -> Hosted:  # noqa: A002
+    def add(self, id: str = "1", length: int = 0, **fields: Any) -> Hosted:  # noqa: A002
+        """Have a run with so many entries."""
         hosted = self.runs[id] = Hosted(RunRef("9", id), **fields)
+        hosted.append(length)
         return hosted
 
     def elsewhere(self) -> Self:
@@ -388,3 +400,16 @@ class Sequence:
     async def __call__(self, operation: str) -> None:
         if operation == self._operation and self._errors:
             raise self._errors.pop(0)
+
+
+def in_front_of(host: Upstream, broker: Broker | None = None, **options: Any) -> Gateway:
+    """A gateway, which is closed when the test is over."""
+    return closed_later(Gateway(host, broker or MemoryBroker(), **options))
+
+
+def opened(
+    length: int = 0, *, status: str = "ACTIVE", result: str | None = None, **options: Any
+) -> tuple[FakeHost, Hosted, Gateway]:
+    """A host with one run, which has so many entries, and a gateway in front of it with these options."""
+    host = FakeHost()
+    return host, host.add(length=length, status=status, result=result), in_front_of(host, **options)

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations.starting import Starting
 from codegen_api.errors import OutcomeUnknown
 from codegen_api.following import ReadQueue
-from codegen_api.gateway import Gateway
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.lookup import find_marked
 from codegen_api.idempotency.records import MemoryRecords
@@ -26,7 +24,7 @@ from tests.dialects import routes as runs
 from tests.dialects.people import CONVERSATIONS, ROUTES, SERVED, Person
 from tests.dialects.site import Site, gateway_app, lifespan, serving
 from tests.dialects.test_conversation_strangers import ask
-from tests.fakehost import FakeHost, Hosted, caller
+from tests.fakehost import FakeHost, Hosted, caller, in_front_of
 from tests.stores.model import ModelStore
 from tests.test_ownership import SECRET, user
 
@@ -61,8 +59,7 @@ class Quick(FakeHost):
         return run
 
     def finish(self, hosted: Hosted) -> None:
-        hosted.append(ENTRIES, text="A step.")
-        hosted.status = "COMPLETE"
+        hosted.complete(ENTRIES, text="A step.")
 
 
 def spent(host: FakeHost) -> int:
@@ -122,7 +119,7 @@ async def test_a_list_costs_ten_pages_however_long_it_is(query: str, at_once: in
 async def test_what_users_who_share_a_token_have_of_their_own_costs_no_more(at_once: int) -> None:
     host = FakeHost()
     host.latency, host.most = 0, at_once
-    gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=ReadQueue(limit=1_000_000))
+    gateway = in_front_of(host, ownership=Ownership([SECRET]), turns=ReadQueue(limit=1_000_000))
     idempotency = Idempotency(gateway, MemoryRecords(), [SECRET])
     for number in range(RUNS):
         host.add(str(number))
@@ -133,7 +130,6 @@ async def test_what_users_who_share_a_token_have_of_their_own_costs_no_more(at_o
     await idempotency.create(user("bob"), "9", NewRun("Say hello"), "a key")
     assert spent(host) <= 2 * SEARCHED_PAGES + SOME
     await idempotency.aclose()
-    await gateway.aclose()
 
 
 class Crowded(FakeHost):
@@ -153,7 +149,7 @@ async def test_what_is_looked_for_is_looked_for_on_ten_pages(at_once: int) -> No
     host.latency, host.most = 0, at_once
     for number in range(1, RUNS):
         host.add(str(number))
-    gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=ReadQueue(limit=1_000_000))
+    gateway = in_front_of(host, ownership=Ownership([SECRET]), turns=ReadQueue(limit=1_000_000))
     with pytest.raises(OutcomeUnknown):
         await find_marked(gateway, user("bob"), "9", "a mark", ["its value"], since=0)
     assert spent(host) <= 2 * SEARCHED_PAGES
@@ -168,7 +164,6 @@ async def test_what_is_looked_for_is_looked_for_on_ten_pages(at_once: int) -> No
         await starting._look(caller(), turn)
     assert spent(host) <= SEARCHED_PAGES * -(-PAGE // at_once) + SOME
     await starting.aclose()
-    await gateway.aclose()
 
 
 @pytest.mark.wire("calls-bounded")

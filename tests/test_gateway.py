@@ -31,8 +31,8 @@ from codegen_api.identity import Credential
 from codegen_api.run_search import FoundRuns
 from codegen_api.runs import Changed, Paging, RunStatus, to_json
 from codegen_api.upstreams import LARGEST_METADATA, Listing, NewRun, Organization, RunFilter
-from tests.fakehost import FakeHost, caller
-from tests.following.viewing import Viewer
+from tests.fakehost import FakeHost, caller, in_front_of
+from tests.following.viewing import Viewer, watched
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -82,7 +82,7 @@ class Failing:
 
 
 def gateway_to(host: FakeHost, **more: Any) -> Gateway:
-    return Gateway(host, MemoryBroker(), **more)
+    return in_front_of(host, **more)
 
 
 # -- what is asked when -----------------------------------------------------------------------------------------------
@@ -105,7 +105,6 @@ async def test_every_read_waits_until_its_caller_may_ask_one_thing_more(operatio
     gateway = gateway_to(host, turns=turns)
     await READS[operation](gateway)
     assert turns.taken == host.calls[operation] == 1
-    await gateway.aclose()
 
 
 # -- what is asked again ----------------------------------------------------------------------------------------------
@@ -124,7 +123,6 @@ async def test_a_read_that_met_a_passing_fault_is_asked_again(operation: str, er
     # of what has parts one is asked for first, and then what is behind it
     assert times < host.calls[operation] <= (times + 3 if operation in LISTED else times + 1)
     assert asyncio.get_running_loop().time() < 10
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried")
@@ -138,7 +136,6 @@ async def test_a_read_is_asked_three_times_at_most(operation: str, error: Gatewa
     with pytest.raises(type(error)):
         await READS[operation](gateway)
     assert host.calls == {operation: 3}
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried")
@@ -159,7 +156,6 @@ async def test_a_read_that_was_answered_or_timed_out_is_not_asked_again(operatio
     with pytest.raises(type(error)):
         await READS[operation](gateway)
     assert host.calls == {operation: 1}
-    await gateway.aclose()
 
 
 @pytest.mark.wire("writes-once")
@@ -179,7 +175,6 @@ async def test_what_does_something_is_sent_once(operation: str, error: GatewayEr
     with pytest.raises(type(error)):
         await WRITES[operation](gateway)
     assert host.calls[operation] == 1
-    await gateway.aclose()
 
 
 # -- organizations ----------------------------------------------------------------------------------------------------
@@ -218,7 +213,6 @@ async def test_where_there_are_none_or_several_somebody_has_to_choose(ids: tuple
     with pytest.raises(OrganizationRequired) as raised:
         await gateway.accounts.organization(caller(), None)
     assert raised.value.details == tuple({"id": number, "name": f"o{number}"} for number in ids)
-    await gateway.aclose()
 
 
 async def test_the_only_organization_is_remembered_for_a_minute_for_each_caller() -> None:
@@ -230,7 +224,6 @@ async def test_the_only_organization_is_remembered_for_a_minute_for_each_caller(
     host.ids = (8,)
     await asyncio.sleep(61)
     assert await gateway.accounts.organization(caller(), None) == "8"
-    await gateway.aclose()
 
 
 @pytest.mark.wire("id-form")
@@ -251,7 +244,6 @@ async def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> Non
         with pytest.raises(Rejected):
             await ask
     assert not host.calls
-    await gateway.aclose()
 
 
 # -- users ------------------------------------------------------------------------------------------------------------
@@ -264,7 +256,6 @@ async def test_the_users_of_an_organization_are_the_host_s() -> None:
     assert (await gateway.accounts.user(caller("bob"), "9", "1")).fields["github_username"] == "alice"
     with pytest.raises(NotFound):
         await gateway.accounts.user(caller(), "9", "3")
-    await gateway.aclose()
 
 
 # -- lists ------------------------------------------------------------------------------------------------------------
@@ -327,7 +318,6 @@ def test_searching_page_after_page_gives_what_searching_the_whole_list_would(
         else:
             raise AssertionError("the search has no end")
         assert seen == matching
-        await gateway.aclose()
 
     run(main())
 
@@ -340,7 +330,6 @@ async def test_a_search_reads_ten_pages_at_most_and_says_where_to_go_on() -> Non
     assert (ids(found), found.next_skip, host.calls["list"]) == ([], 1000, 10)
     found = await gateway.list(caller(), "9", 1000, 10, RunFilter(), "running")
     assert (ids(found), found.next_skip) == (["1"], None)
-    await gateway.aclose()
 
 
 async def test_a_list_without_a_status_is_the_host_s_page() -> None:
@@ -350,7 +339,6 @@ async def test_a_list_without_a_status_is_the_host_s_page() -> None:
     assert ids(found) == ["20", "19", "18", "17", "16"]
     assert (found.next_skip, found.searched) == (15, False)
     assert (await gateway.list(caller(), "9", 25, 5, RunFilter(), None)).next_skip is None
-    await gateway.aclose()
 
 
 # -- resume and cancel ------------------------------------------------------------------------------------------------
@@ -373,11 +361,10 @@ class Powerless:
 async def test_what_the_host_cannot_do_nobody_can(operation: str) -> None:
     host = FakeHost()
     host.add()
-    gateway = Gateway(Powerless(host), MemoryBroker())
+    gateway = in_front_of(Powerless(host))
     with pytest.raises(Unsupported):
         await {**READS, **WRITES}[operation](gateway)
     assert not host.calls
-    await gateway.aclose()
 
 
 @pytest.mark.wire("cancel")
@@ -392,7 +379,6 @@ async def test_what_has_come_of_a_run_is_not_rewritten_by_a_cancel(status: str) 
     assert (host.runs["1"].status, host.calls["cancel"]) == (status, 0)
     # a dialect in the host's own place asks for what else its ban does
     assert (await gateway.cancel(caller(), "9", "1", anyway=True)).status is RunStatus.CANCELLED
-    await gateway.aclose()
 
 
 @pytest.mark.wire("cancel")
@@ -403,7 +389,6 @@ async def test_what_is_not_over_can_be_cancelled_as_often_as_one_likes(status: s
     gateway = gateway_to(host)
     for _ in range(2):
         assert (await gateway.cancel(caller(), "9", "1")).status is RunStatus.CANCELLED
-    await gateway.aclose()
 
 
 @pytest.mark.wire("cancel")
@@ -420,7 +405,6 @@ async def test_a_run_that_ends_by_itself_at_the_moment_of_its_cancel_is_told_to_
     gateway = gateway_to(host)
     with pytest.raises(RunEnded):
         await gateway.cancel(caller(), "9", "1")
-    await gateway.aclose()
 
 
 @pytest.mark.wire("cancel")
@@ -436,7 +420,6 @@ async def test_the_old_end_that_a_host_tells_just_after_a_resume_keeps_nobody_fr
     with pytest.raises(RunEnded):
         await gateway.cancel(caller(), "9", "1")
     assert host.calls["cancel"] == 1
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("error", [UpstreamError(), UpstreamTimeout()])
@@ -448,7 +431,6 @@ async def test_a_cancel_before_which_the_run_could_not_be_seen_has_surely_done_n
     with pytest.raises(type(error)) as raised:
         await gateway.cancel(caller(), "9", "1")
     assert (raised.value.may_have_acted, host.calls["cancel"]) == (False, 0)
-    await gateway.aclose()
 
 
 # -- what is stored where others read it ------------------------------------------------------------------------------
@@ -473,7 +455,6 @@ async def test_metadata_has_a_largest_size_in_bytes(room: int, letter: str) -> N
         assert not host.calls
     else:
         await gateway.create(caller(), "9", NewRun("Say hello", metadata))
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -484,8 +465,7 @@ async def test_who_views_a_run_sees_at_once_what_was_done_to_it(operation: str, 
     host = FakeHost()
     host.add().append(1)
     gateway = gateway_to(host)
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    viewer, watching = watched(gateway)
     await asyncio.sleep(120)  # it is read every ten seconds by now
     host.runs["1"].append(1)
 
@@ -505,7 +485,6 @@ async def test_who_views_a_run_sees_at_once_what_was_done_to_it(operation: str, 
     assert viewer.arrivals[2] - asked < 0.5
     host.runs["1"].status = "COMPLETE"
     await watching
-    await gateway.aclose()
 
 
 # -- following --------------------------------------------------------------------------------------------------------
@@ -520,14 +499,12 @@ async def test_who_knows_the_end_is_told_that_it_still_is(status: str) -> None:
     for _ in range(3):
         assert await gateway.follow(caller(), "9", "1", Position(25, over=True)) is None
     assert gateway.viewers == 0
-    await gateway.aclose()
 
 
 @pytest.mark.wire("end-known")
 async def test_who_knows_the_end_is_told_so_although_the_run_was_held_from_before_it() -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(25)
+    hosted = host.add(length=25)
     gateway = gateway_to(host)
     stream = await gateway.follow(caller(), "9", "1", Position(0))
     assert stream is not None
@@ -548,7 +525,6 @@ async def test_who_knows_the_end_is_told_so_although_the_run_was_held_from_befor
     assert stream is not None
     assert loop.time() - begun < 3
     await stream.aclose()
-    await gateway.aclose()
 
 
 @pytest.mark.wire("end-known")
@@ -562,7 +538,6 @@ async def test_who_has_seen_everything_but_not_the_end_is_given_the_end() -> Non
     assert isinstance(updates[0], Changed)
     assert isinstance(updates[-1], Ended)
     await stream.aclose()
-    await gateway.aclose()
 
 
 @pytest.mark.wire("resumed-streams-on")
@@ -578,13 +553,11 @@ async def test_who_knows_another_end_than_there_is_gets_a_stream(known: int) -> 
     assert isinstance(updates[-1], Ended)
     assert updates[-1].length == 25
     await stream.aclose()
-    await gateway.aclose()
 
 
 async def test_who_knows_an_end_that_is_past_gets_a_stream_when_there_is_something_to_say() -> None:
     host = FakeHost()
-    hosted = host.add(status="ACTIVE")
-    hosted.append(25)
+    host.add(status="ACTIVE", length=25)
     gateway = gateway_to(host, patrol=lambda: Patrol(heartbeat=15))
     loop = asyncio.get_running_loop()
     stream = await gateway.follow(caller(), "9", "1", Position(25, over=True))
@@ -593,7 +566,6 @@ async def test_who_knows_an_end_that_is_past_gets_a_stream_when_there_is_somethi
     assert type(await anext(stream)) is Changed
     await stream.aclose()
     assert gateway.viewers == 0
-    await gateway.aclose()
 
 
 async def test_who_knows_an_end_does_not_wait_long_for_the_word_that_it_is_still_the_end() -> None:
@@ -619,7 +591,6 @@ async def test_who_knows_an_end_does_not_wait_long_for_the_word_that_it_is_still
     leaving.cancel()
     await asyncio.wait({leaving})
     assert gateway.viewers == 0
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("over", [False, True])
@@ -639,7 +610,6 @@ async def test_a_caller_who_leaves_while_the_stream_is_being_opened_leaves_nothi
         assert gateway.viewers == 0
     await asyncio.sleep(30)
     assert gateway.runs_followed == 0
-    await gateway.aclose()
 
 
 @pytest.mark.wire("right-asked-first", "org-closed")
@@ -658,7 +628,6 @@ async def test_who_may_not_see_a_run_is_told_so_before_the_first_byte_while_othe
         await gateway.follow(caller(), "9", "2", Position(0))
     assert gateway.viewers == 1
     await watching
-    await gateway.aclose()
 
 
 @pytest.mark.wire("right-asked-first")
@@ -675,7 +644,6 @@ async def test_a_right_holds_for_a_minute() -> None:
     with pytest.raises(Forbidden):
         await Viewer().watch(gateway)
     assert host.calls["get"] == gets + 1
-    await gateway.aclose()
 
 
 @pytest.mark.wire("drain-refuses")
@@ -687,7 +655,6 @@ async def test_nobody_is_let_in_while_the_process_is_about_to_stop() -> None:
     with pytest.raises(ShuttingDown):
         await gateway.follow(caller(), "9", "1", Position(0))
     assert gateway.viewers == 0
-    await gateway.aclose()
 
 
 async def test_closing_closes_the_parts() -> None:

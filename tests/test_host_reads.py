@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     AnswerCut,
     AnswerTooLong,
@@ -21,14 +20,13 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.gateway import Gateway
 from codegen_api.idempotency.lookup import find_marked
 from codegen_api.identity import READ, Caller, Credential, Principal
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Paging
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.dialects.site import serving
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of, opened
 
 POSSIBLY = [UpstreamError, UpstreamUnreachable, UpstreamTimeout, Rejected]
 """What may be because too much was asked for, or because the host is down."""
@@ -55,9 +53,8 @@ def texts(page: Any) -> list[str]:
 async def test_a_page_of_a_log_is_filled_up_in_ten_pieces_at_most(most: int, total: bool, newest_first: bool) -> None:
     host = FakeHost(with_totals=total)
     host.most = most
-    hosted = host.add()
-    hosted.append(130)
-    gateway = Gateway(host, MemoryBroker())
+    hosted = host.add(length=130)
+    gateway = in_front_of(host)
     expected = hosted.encoded()[::-1] if newest_first else hosted.encoded()
     read: list[str] = []
     while True:
@@ -71,7 +68,6 @@ async def test_a_page_of_a_log_is_filled_up_in_ten_pieces_at_most(most: int, tot
         if page.at_end or not page.entries:
             break
     assert read == expected
-    await gateway.aclose()
 
 
 @pytest.mark.wire("pages-filled", "logs-page", "list-next")
@@ -114,13 +110,12 @@ async def test_a_page_that_does_not_come_whole_is_asked_for_in_pieces_and_that_i
     hosted = host.add()
     hosted.append(100, text="x" * 1_000)
     host.heaviest, host.too_heavy = 60_000, fault
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for calls in (3, 2):
         before = host.calls["log"]
         page = await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
         assert texts(page) == hosted.encoded()
         assert host.calls["log"] - before == calls
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried", "fault-too-much")
@@ -134,7 +129,7 @@ async def test_a_page_that_fails_in_any_way_is_asked_for_in_pieces_when_a_single
     hosted = host.add()
     hosted.append(100, text="x" * 1_000)
     host.heaviest, host.too_heavy = 30_000, fault
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     expected = hosted.encoded()[::-1] if newest_first else hosted.encoded()
     for most in (13, 8):
         before = host.calls["log"]
@@ -145,7 +140,6 @@ async def test_a_page_that_fails_in_any_way_is_asked_for_in_pieces_when_a_single
     before = host.calls["log"]
     await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=not newest_first)
     assert host.calls["log"] - before <= 8
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried", "fault-too-much")
@@ -156,17 +150,15 @@ async def test_an_entry_that_never_comes_whatever_the_host_says_has_a_placeholde
     fault: type[GatewayError], place: int
 ) -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(39)
+    hosted = host.add(length=39)
     hosted.amend(place + 1, text="x" * 60_000)
     host.heaviest, host.too_heavy = 50_000, fault
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     entries: list[bool] = []
     while len(entries) < 39:
         page = await gateway.read_log(caller(), "9", "1", len(entries), 39, newest_first=False)
         entries += [entry.absent for entry in page.entries]
     assert [index for index, absent in enumerate(entries) if absent] == [place]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried")
@@ -176,9 +168,7 @@ async def test_an_entry_that_never_comes_whatever_the_host_says_has_a_placeholde
 )
 @pytest.mark.virtual_time
 async def test_a_host_that_is_down_is_asked_three_times_however_often_that_was_so(fault: Any, limit: int) -> None:
-    host = FakeHost()
-    host.add().append(100)
-    gateway = Gateway(host, MemoryBroker())
+    host, _, gateway = opened(100)
 
     async def fail(operation: str) -> None:
         raise fault()
@@ -193,7 +183,6 @@ async def test_a_host_that_is_down_is_asked_three_times_however_often_that_was_s
     before = host.calls["log"]
     await gateway.read_log(caller(), "9", "1", 0, limit, newest_first=False)
     assert host.calls["log"] - before == 1  # an outage says nothing of how much can be had
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried", "fault-too-much")
@@ -207,20 +196,17 @@ async def test_a_refusal_is_never_taken_for_too_much(fault: Any) -> None:
     host = FakeHost()
     host.add().append(100, text="x" * 1_000)
     host.heaviest, host.too_heavy = 30_000, fault
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for _ in range(2):
         with pytest.raises(GatewayError):
             await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
     assert host.calls["log"] == 2
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried")
 @pytest.mark.virtual_time
 async def test_a_host_that_hangs_is_not_waited_for_again_and_again() -> None:
-    host = FakeHost()
-    host.add().append(100)
-    gateway = Gateway(host, MemoryBroker())
+    host, _, gateway = opened(100)
 
     async def hang(operation: str) -> None:
         await asyncio.sleep(60)
@@ -230,21 +216,18 @@ async def test_a_host_that_hangs_is_not_waited_for_again_and_again() -> None:
     with pytest.raises(UpstreamTimeout):
         await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
     assert asyncio.get_running_loop().time() < 70
-    await gateway.aclose()
 
 
 @pytest.mark.wire("pages-filled")
 @pytest.mark.virtual_time
 async def test_a_page_whose_pieces_take_long_ends_early_and_says_where_to_go_on() -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(100)
+    hosted = host.add(length=100)
     host.most, host.latency = 20, 8.0
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     page = await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
     assert texts(page) == hosted.encoded()[:60]
     assert page.at_end is False
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -255,11 +238,10 @@ async def test_an_entry_that_cannot_be_had_has_a_placeholder_and_only_as_long_as
     limit: int, fault: type[GatewayError], newest_first: bool
 ) -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(39)
+    hosted = host.add(length=39)
     hosted.amend(20, text="x" * 60_000)
     host.heaviest, host.too_heavy = 50_000, fault
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     page = await gateway.read_log(caller(), "9", "1", 19, limit, newest_first=newest_first)
     assert page.entries[0].absent
     assert page.position(0) == 20
@@ -269,16 +251,14 @@ async def test_an_entry_that_cannot_be_had_has_a_placeholder_and_only_as_long_as
     with pytest.raises(UpstreamError) as caught:
         await gateway.read_log(caller(), "9", "1", 0, limit, newest_first=newest_first)
     assert type(caught.value) is UpstreamError
-    await gateway.aclose()
 
 
 @pytest.mark.virtual_time
 async def test_a_fault_behind_the_first_piece_leaves_a_shorter_page() -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(100)
+    hosted = host.add(length=100)
     host.most = 40
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
 
     async def fail(operation: str) -> None:
         if host.calls["log"] > 1:
@@ -288,7 +268,6 @@ async def test_a_fault_behind_the_first_piece_leaves_a_shorter_page() -> None:
     page = await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
     assert texts(page) == hosted.encoded()[:40]
     assert page.at_end is False
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried")
@@ -301,11 +280,10 @@ async def test_an_answer_that_is_too_long_and_has_no_parts_is_asked_for_once() -
         raise AnswerTooLong
 
     host.before = fail
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     with pytest.raises(AnswerTooLong):
         await gateway.get(caller(), "9", "1")
     assert host.calls["get"] == 1
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-retried")
@@ -318,11 +296,10 @@ async def test_a_read_is_not_repeated_before_the_host_wants_it() -> None:
         raise UpstreamError(retry_after=30)
 
     host.before = fail
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     with pytest.raises(UpstreamError):
         await gateway.get(caller(), "9", "1")
     assert host.calls["get"] == 1
-    await gateway.aclose()
 
 
 # -- lists ------------------------------------------------------------------------------------------------------------
@@ -338,7 +315,7 @@ async def test_a_run_that_is_too_heavy_breaks_nobody_s_list(weights: dict[int, i
     for number in range(1, 11):
         host.add(str(number), weight=weights.get(number, 40))
     host.heaviest = 150
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     ids: list[str] = []
     skip: int | None = 0
     while skip is not None:
@@ -353,13 +330,12 @@ async def test_a_run_that_is_too_heavy_breaks_nobody_s_list(weights: dict[int, i
             ids += [each.ref.id for each in found.listing.items]
             skip = found.next_skip
         assert ids == [str(number) for number in range(10, 0, -1) if number not in weights]
-    await gateway.aclose()
 
 
 @pytest.mark.virtual_time
 async def test_a_run_that_may_be_one_that_cannot_be_had_is_not_taken_for_one_that_is_not_there() -> None:
     host = FakeHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for number in range(3):
         await gateway.create(caller(), "9", NewRun("go", marks={"request": str(number)}))
     assert await find_marked(gateway, caller(), "9", "request", ["9"], 0) is None
@@ -369,7 +345,6 @@ async def test_a_run_that_may_be_one_that_cannot_be_had_is_not_taken_for_one_tha
     found = await find_marked(gateway, caller(), "9", "request", ["2"], 0)
     assert found is not None
     assert found.ref.id == "3"
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-lists")
@@ -385,7 +360,7 @@ async def test_one_s_run_lists_are_found_in_the_list_of_a_host_that_gives_little
     host.most = most
     for number in range(1, 31):
         host.add(str(number), marks=ownership.marks(shared("ann" if number % 3 else "ben")))
-    gateway = Gateway(host, MemoryBroker(), ownership=ownership)
+    gateway = in_front_of(host, ownership=ownership)
     ids: list[str] = []
     skip: int | None = 0
     while skip is not None:
@@ -393,7 +368,6 @@ async def test_one_s_run_lists_are_found_in_the_list_of_a_host_that_gives_little
         ids += [each.ref.id for each in found.listing.items]
         skip = found.next_skip
     assert ids == [str(number) for number in range(30, 0, -3)]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("org-choice", "org-required")
@@ -405,11 +379,10 @@ async def test_an_organization_is_the_only_one_when_the_host_has_shown_that_no_o
             items = tuple(Organization(str(number), {"id": number}) for number in (7, 8, 9))[skip : skip + 1]
             return Listing(items, Paging(None, None, None, None), at_end=not items)
 
-    gateway = Gateway(OneByOne(), MemoryBroker())
+    gateway = in_front_of(OneByOne())
     with pytest.raises(GatewayError) as caught:
         await gateway.accounts.organization(caller(), None)
     assert [choice["id"] for choice in caught.value.details] == [7, 8, 9]  # type: ignore[index, call-overload]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("org-required")
@@ -421,7 +394,6 @@ async def test_an_organization_is_not_taken_for_the_only_one_while_others_may_fo
                 raise UpstreamTimeout
             return Listing((Organization("7", {"id": 7}),), Paging(None, None, None, None), at_end=False)
 
-    gateway = Gateway(First(), MemoryBroker())
+    gateway = in_front_of(First())
     with pytest.raises(UpstreamError):
         await gateway.accounts.organization(caller(), None)
-    await gateway.aclose()

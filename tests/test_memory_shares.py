@@ -15,9 +15,8 @@ from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.rendering import FrameStyle
 from codegen_api.following import Position
-from codegen_api.gateway import Gateway
 from codegen_api.stores import Turn, TurnState
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of
 from tests.following.viewing import Viewer
 
 pytestmark = pytest.mark.virtual_time
@@ -42,7 +41,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     for number in range(1, 5):
         host.add(str(number), status="COMPLETE").append(300, text=f"{number} " + "x" * 4000)
     broker = MemoryBroker(max_bytes=of_logs)
-    gateway = Gateway(host, broker)
+    gateway = in_front_of(host, broker)
     pages = Pages(gateway, max_bytes=of_turns, clock=lambda: 10_000.0)
     rendered = RenderCache(of_renderings)
     modes = frozenset({"messages", "custom"})
@@ -95,4 +94,3 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     tracemalloc.stop()
     assert measured <= 1.25 * total
     await pages.aclose()
-    await gateway.aclose()

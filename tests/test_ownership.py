@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     Forbidden,
     GatewayError,
@@ -30,7 +29,7 @@ from codegen_api.run_search import RunIndex
 from codegen_api.runs import Paging, Run, RunRef, RunStatus
 from codegen_api.upstreams import Decision, Listing, NewRun, RunFilter
 from tests.dialects.rich import RichHost
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -62,7 +61,7 @@ def user(name: str, scopes: frozenset[str] = OWN, **more: Any) -> Caller:
 
 def gateway_to(host: FakeHost, *secrets: str, **more: Any) -> Gateway:
     more.setdefault("turns", ReadQueue(limit=1_000_000))
-    return Gateway(host, MemoryBroker(), ownership=Ownership(secrets or (SECRET,)), **more)
+    return in_front_of(host, ownership=Ownership(secrets or (SECRET,)), **more)
 
 
 async def finish(gateway: Gateway, answer: Any) -> None:
@@ -122,7 +121,6 @@ async def test_who_may_only_see_all_runs_is_told_what_they_lack_to_touch_them(ca
     with pytest.raises(InsufficientScope) as raised:
         await ON_A_RUN[call](gateway, user("eve", OWN | {READ + ALL}))
     assert raised.value.scope == WRITE + ALL
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-signed")
@@ -173,7 +171,6 @@ async def test_with_a_credential_of_their_own_everything_is_for_the_host_to_say(
     assert (await gateway.get(caller("bob"), "9", "1")).ref.id == "1"
     assert (await gateway.create(caller("bob"), "9", NewRun("Mine"))).marks == {}
     assert len((await gateway.list(caller("bob"), "9", 0, 100, RunFilter(), None)).listing.items) == 2
-    await gateway.aclose()
 
 
 async def test_the_host_is_asked_once_for_the_owner_of_a_run() -> None:
@@ -189,7 +186,6 @@ async def test_the_host_is_asked_once_for_the_owner_of_a_run() -> None:
     assert host.calls == {"get": 1, "log": 3}
     await gateway.get(user("ann"), "9", "1")  # fresh, every time
     assert host.calls["get"] == 2
-    await gateway.aclose()
 
 
 async def test_getting_a_run_that_nobody_knows_yet_takes_one_call() -> None:
@@ -198,7 +194,6 @@ async def test_getting_a_run_that_nobody_knows_yet_takes_one_call() -> None:
     gateway = gateway_to(host)
     await gateway.get(user("ann"), "9", "1")
     assert host.calls == {"get": 1}
-    await gateway.aclose()
 
 
 async def test_a_host_that_forgets_the_owner_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -216,7 +211,6 @@ async def test_a_host_that_forgets_the_owner_is_noticed(caplog: pytest.LogCaptur
     with pytest.raises(NotFound):
         await gateway_to(host).get(user("ann"), "9", "1")
     assert (await gateway.read_log(user("ann"), "9", "1", 0, 9, newest_first=False)).run.ref.id == "1"  # still known
-    await gateway.aclose()
 
 
 def test_a_description_without_marks_takes_nothing_from_what_is_known() -> None:
@@ -263,7 +257,6 @@ async def test_a_list_holds_the_callers_run_lists_in_full_pages() -> None:
     everybody = await gateway.list(user("root", SCOPES), "9", 0, 100, RunFilter(), None)
     assert len(everybody.listing.items) == 100
     assert everybody.listing.paging.total == 700
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-lists")
@@ -281,7 +274,6 @@ async def test_a_search_that_went_far_enough_says_where_to_go_on() -> None:
         assert skip is None or skip > 10**12
         assert rounds < 20
     assert seen == own
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-lists", "owner-calls")
@@ -310,7 +302,6 @@ async def test_many_who_look_for_their_run_lists_cost_what_the_first_one_costs()
     asked = [gateway.list(user("kim"), "9", 0, 20, RunFilter(), None) for _ in range(20)]
     assert [[run.ref.id for run in found.listing.items] for found in await asyncio.gather(*asked)] == [["951"]] * 20
     assert host.calls["list"] == before + 1
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-lists")
@@ -325,7 +316,6 @@ async def test_runs_that_go_behind_the_front_of_the_list_do_not_hide_older_ones(
         del host.runs[name]
     found = await gateway.list(user("ann"), "9", 0, 100, RunFilter(), None)
     assert [run.ref.id for run in found.listing.items] == own
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-lists")
@@ -485,7 +475,6 @@ async def test_a_status_narrows_a_list_of_ones_own() -> None:
     host.runs["2"].status = "COMPLETE"
     found = await gateway.list(user("ann"), "9", 0, 100, RunFilter(), "completed")
     assert [run.ref.id for run in found.listing.items] == [own[3]]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-lists")
@@ -501,7 +490,6 @@ async def test_a_shared_caller_s_own_number_means_their_run_lists(scopes: frozen
     for asker, number in [(ann, 7), (user("eve"), ann.principal.number), (caller(), caller().principal.number)]:
         await gateway.list(asker, "9", 0, 100, RunFilter(None, str(number)), None)
         assert host.filters[-1] == RunFilter(None, str(number))
-    await gateway.aclose()
 
 
 @given(*[st.text()] * 4)
@@ -527,7 +515,6 @@ async def test_the_users_and_repositories_of_the_account_are_not_shown_to_those_
         with pytest.raises(Forbidden):
             await ask
     assert not host.calls
-    await gateway.aclose()
 
 
 # -- organizations ----------------------------------------------------------------------------------------------------
@@ -542,7 +529,6 @@ async def test_who_shares_the_credential_stays_in_the_organization_of_the_deploy
         with pytest.raises(Forbidden):
             await gateway.accounts.organization(user("ann", scopes), "8")
     assert await gateway.accounts.organization(caller("bob"), "8") == "8"
-    await gateway.aclose()
 
 
 @pytest.mark.wire("org-confined")
@@ -555,7 +541,6 @@ async def test_who_is_given_an_organization_stays_in_it() -> None:
     assert [each.id for each in (await gateway.accounts.organizations(user("ann"), 0, 100)).items] == ["9"]
     assert (await gateway.accounts.organizations(user("ann"), 1, 100)).items == ()
     assert (await gateway.accounts.organizations(user("ann", organization="8"), 0, 100)).items == ()
-    await gateway.aclose()
 
 
 @pytest.mark.wire("org-confined", "owner-checked")
@@ -566,13 +551,11 @@ async def test_a_run_that_turns_out_to_be_elsewhere_is_closed_to_who_is_confined
     gateway = gateway_to(host)
     with pytest.raises(NotFound):
         await ON_A_RUN[call](gateway, user("root", SCOPES, organization="8"))
-    await gateway.aclose()
 
 
 async def test_without_either_the_organization_is_the_only_one_of_the_credential() -> None:
     gateway = gateway_to(FakeHost())
     assert await gateway.accounts.organization(user("ann"), None) == "9"
-    await gateway.aclose()
 
 
 # -- what the host says to the deployment's own credential ------------------------------------------------------------
@@ -597,7 +580,6 @@ async def test_what_the_host_does_not_show_is_not_there(call: str, error: Gatewa
     with pytest.raises(NotFound) as raised:
         await ON_A_RUN[call](gateway, user("ann"))
     assert (raised.value.message, raised.value.details) == (NotFound.default_message, ())
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("call", [*sorted(ON_A_RUN), "create", "list", "organizations"])
@@ -616,4 +598,3 @@ async def test_a_refusal_of_the_shared_credential_is_not_the_callers_fault(call:
     await asyncio.sleep(100)
     with pytest.raises(UpstreamError):
         await calls[call](gateway, user("ann"))
-    await gateway.aclose()

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import RateLimited
 from codegen_api.following import ReadQueue
 from codegen_api.following.fair_shares import LONE_SHARE, FairShares
@@ -15,7 +14,7 @@ from codegen_api.ownership import Ownership
 from codegen_api.pace import LIMIT, WINDOW
 from codegen_api.runs import Run
 from codegen_api.upstreams import NewRun, RunFilter
-from tests.fakehost import caller
+from tests.fakehost import caller, in_front_of
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 from tests.test_ownership import SECRET, user
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 def gateway_to(host: StrictHost) -> Gateway:
-    return Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]))
+    return in_front_of(host, ownership=Ownership([SECRET]))
 
 
 async def runs_of(host: StrictHost, gateway: Gateway, name: str, count: int) -> list[str]:
@@ -72,7 +71,6 @@ async def test_whatever_one_asks_at_once_another_may_create_at_once(followed: in
     assert all(wait is not None and 0 < wait <= WINDOW for wait in waits)
     assert sum(not isinstance(answer, BaseException) for answer in answers) >= (6 if followed else 20)
     await asyncio.gather(*watching)
-    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-fair")
@@ -92,17 +90,15 @@ async def test_who_comes_back_when_they_are_told_gets_it() -> None:
     assert [each.ref.id for each in found] == bobs
     assert not host.refused
     assert asyncio.get_running_loop().time() < 240
-    await gateway.aclose()
 
 
 async def test_who_has_a_token_of_their_own_has_its_limit_for_themselves() -> None:
     host = StrictHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for number in range(LIMIT_RUNS):
         host.add(str(number))
     await asyncio.gather(*(gateway.get(caller(), "9", str(number)) for number in range(LIMIT_RUNS)))
     assert asyncio.get_running_loop().time() < 1
-    await gateway.aclose()
 
 
 LIMIT_RUNS = int(LIMIT)
@@ -111,7 +107,7 @@ LIMIT_RUNS = int(LIMIT)
 @pytest.mark.wire("budget-fair")
 async def test_where_the_host_counts_by_address_tokens_of_their_own_share_as_well() -> None:
     host = StrictHost(together=True)
-    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(together=True))
+    gateway = in_front_of(host, turns=ReadQueue(together=True))
     for number in range(200):
         host.add(str(number))
     asked = [asyncio.ensure_future(gateway.get(caller("bob"), "9", str(number))) for number in range(200)]
@@ -119,7 +115,6 @@ async def test_where_the_host_counts_by_address_tokens_of_their_own_share_as_wel
     await gateway.create(caller("alice"), "9", NewRun("Say hello"))
     await asyncio.gather(*asked, return_exceptions=True)
     assert not host.refused
-    await gateway.aclose()
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=300))

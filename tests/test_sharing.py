@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import GatewayError, NotFound, QuotaExhausted, UpstreamTimeout
 from codegen_api.gateway import Gateway
 from codegen_api.runs import LogPage, Run
 from codegen_api.upstreams import NewRun
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of
 from tests.test_ownership import gateway_to as owning_gateway
 from tests.test_ownership import user
 
@@ -42,7 +41,7 @@ def a_host() -> Distant:
 
 
 def gateway_to(host: FakeHost) -> Gateway:
-    return Gateway(host, MemoryBroker())
+    return in_front_of(host)
 
 
 Read = Callable[[Gateway], Awaitable[Any]]
@@ -81,7 +80,6 @@ async def test_who_asks_the_same_at_the_same_time_is_given_one_answer(operation:
     assert host.calls == {operation: 1}
     await READS[operation](gateway)
     assert host.calls == {operation: 2}  # nothing is kept
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-shared")
@@ -92,7 +90,6 @@ async def test_who_asks_for_something_else_or_as_somebody_else_is_not(operation:
     asked = [READS[operation], *OTHERS[operation]]
     await asyncio.gather(*(ask(gateway) for ask in asked * 3))
     assert host.calls == {operation: len(asked)}
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("operation", sorted(READS))
@@ -107,7 +104,6 @@ async def test_who_leaves_does_not_take_the_answer_from_the_others(operation: st
     await asyncio.wait(readers)
     assert [reader.cancelled() for reader in readers] == [index in leaving for index in range(3)]
     assert host.calls == {operation: 1}
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("operation", sorted(READS))
@@ -125,7 +121,6 @@ async def test_an_error_is_everybody_s_and_is_not_kept(operation: str) -> None:
     assert [type(answer) for answer in answers] == [QuotaExhausted] * 3
     await READS[operation](gateway)
     assert host.calls == {operation: 2}
-    await gateway.aclose()
 
 
 @pytest.mark.wire("reads-shared")
@@ -162,7 +157,6 @@ async def test_what_was_asked_before_a_write_is_no_answer_to_who_asks_after_it(
     if isinstance(later, LogPage):
         assert len(old.entries) == 3
         assert len(later.entries) == len(host.runs["1"].entries) > 3
-    await gateway.aclose()
 
 
 async def test_a_stranger_who_asks_at_the_same_time_is_not_given_the_owner_s_answer() -> None:

@@ -258,8 +258,7 @@ async def test_behind_a_stream_the_connection_serves_the_next_request(at_once: b
 async def test_a_stream_over_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
     async with gateway() as (site, hosted):
         socket = opened(site, GET % (b"/logs/stream", 0))
-        hosted.append(3)
-        hosted.status = "COMPLETE"
+        hosted.complete(3)
         await asyncio.sleep(20)
         assert socket.numbers == [1, 2, 3]
         assert parse(socket.body)[-1].type == "end"

@@ -5,6 +5,8 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from tests.closing import closing
+
 T = TypeVar("T")
 
 
@@ -63,7 +65,7 @@ def run(main: Coroutine[Any, Any, T], *, at_most: float = 3600.0) -> T:
 
     async def bounded() -> T:
         async with asyncio.timeout(at_most):
-            result = await main
+            result = await closing(main)
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not left, f"still running: {left}"
         return result

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from codegen_api.auth.tokens import UpstreamTokens
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     AuthUnavailable,
     Forbidden,
@@ -19,10 +18,9 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.following import Position
-from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.upstreams import User
-from tests.fakehost import FakeHost
+from tests.fakehost import FakeHost, in_front_of
 
 pytestmark = pytest.mark.virtual_time
 
@@ -251,7 +249,7 @@ async def test_no_cache_holds_a_token() -> None:
     host = FakeHost()
     host.tokens[token] = "3"
     host.add(status="COMPLETE").append(3)
-    gateway = Gateway(host, MemoryBroker(), linger=1)
+    gateway = in_front_of(host, linger=1)
     tokens = UpstreamTokens(gateway.accounts.identify, "fake")
 
     async def visit() -> None:
@@ -270,7 +268,6 @@ async def test_no_cache_holds_a_token() -> None:
     gc.collect()
     assert not holds(token, tokens, gateway)
     await tokens.aclose()
-    await gateway.aclose()
 
 
 async def test_a_refusal_that_is_remembered_does_not_hold_the_token() -> None:

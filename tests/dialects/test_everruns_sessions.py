@@ -179,8 +179,7 @@ async def test_running_is_seen_before_the_message_is_answered_and_pending_when_t
         assert (below["status"], flat["status"]) == ("running", "active")
         assert (await talk.get_below())["status"] == "running"
         hosted = site.host.runs["1"]
-        hosted.append(type="ANSWER", text="It is 4.")
-        hosted.status = "COMPLETE"
+        hosted.complete(type="ANSWER", text="It is 4.")
         statuses: list[str] = []
         while not statuses or statuses[-1] == "running":
             statuses.append((await talk.get_below())["status"])
@@ -198,8 +197,7 @@ async def test_messages_are_listed_for_both_generations_of_clients() -> None:
         hosted = site.host.runs["1"]
         hosted.append(text="Let me look.")
         hosted.append(type="ACTION", tool="ls", input={"path": "."}, output={"files": 2})
-        hosted.append(type="ANSWER", text="Two files.")
-        hosted.status = "COMPLETE"
+        hosted.complete(type="ANSWER", text="Two files.")
         await talk.over()
         flat, below = await talk.get("/messages"), await talk.get_below("/messages")
         for listed in (flat, below):

@@ -47,8 +47,7 @@ async def test_a_task_is_there_before_it_is_told_of_and_ends_with_the_result_of_
         working = await task(client, task_id)
         assert (working["status"], working["statusMessage"]) == ("working", "ACTIVE")
         assert not {"result", "error", "inputRequests"} & set(working)
-        site.host.runs[task_id].append(type="ANSWER", text="It is done.")
-        site.host.runs[task_id].status = "COMPLETE"
+        site.host.runs[task_id].complete(type="ANSWER", text="It is done.")
         done = await task(client, task_id)
         assert done["status"] == "completed"
         got = await client.call("get_run", run_id=task_id)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects.native.wire import EVENTS, LINES, Frames, Writer
 from codegen_api.following import Patrol, Position
 from codegen_api.gateway import Gateway
@@ -16,7 +15,7 @@ from codegen_api.upstreams import Decision
 from tests.dialects.eventsource import parse
 from tests.dialects.rich import RichHost, TextHost
 from tests.dialects.site import serving
-from tests.fakehost import FakeHost, Hosted, caller
+from tests.fakehost import FakeHost, Hosted, caller, in_front_of
 
 PENDING = "/agent-runs/1/pending"
 APPROVAL = {"code": "waiting", "retry_in": None, "reason": "approval"}
@@ -193,12 +192,11 @@ async def waits_twice(hosted: Hosted) -> None:
 @pytest.mark.parametrize("writer", [EVENTS, LINES])
 async def test_each_time_that_a_run_begins_to_wait_is_told_once(writer: Writer) -> None:
     host = FakeHost()
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=1000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=1000))
     hosted = host.add()
     _, whole, late = await asyncio.gather(waits_twice(hosted), told(gateway, writer, 150), later(35, gateway, writer))
     assert whole == ["running", *["waiting", APPROVAL, "running"] * 2]
     assert late == ["waiting", APPROVAL, "running"]
-    await gateway.aclose()
 
 
 async def later(seconds: float, gateway: Gateway, writer: Writer) -> list[Any]:
@@ -210,7 +208,7 @@ async def later(seconds: float, gateway: Gateway, writer: Writer) -> list[Any]:
 @pytest.mark.virtual_time
 async def test_a_run_that_goes_on_to_wait_for_something_else_is_told_again() -> None:
     host = FakeHost()
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=1000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=1000))
     hosted = host.add()
     hosted.wait()
     watching = asyncio.create_task(told(gateway, EVENTS, 100))
@@ -218,17 +216,15 @@ async def test_a_run_that_goes_on_to_wait_for_something_else_is_told_again() -> 
     hosted.pending.clear()
     hosted.wait("q", WaitReason.QUESTION)
     assert await watching == ["waiting", APPROVAL, "waiting", {**APPROVAL, "reason": "question"}]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-waiting", "stream-waits")
 @pytest.mark.virtual_time
 async def test_a_run_that_waits_for_nothing_in_particular_is_only_a_status() -> None:
     host = FakeHost()
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=1000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=1000))
     host.add(status="WAITING")
     assert await told(gateway, EVENTS, 100) == ["waiting"]
-    await gateway.aclose()
 
 
 # -- ids --------------------------------------------------------------------------------------------------------------

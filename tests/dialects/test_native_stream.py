@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from codegen_api import errors
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects.native.wire import EVENTS, LINES, Frames, try_again
 from codegen_api.following import Patrol
 from codegen_api.gateway import Gateway
@@ -17,7 +16,7 @@ from codegen_api.sse import parse_position
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, serving
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of
 
 STREAM = "/agent-runs/1/logs/stream"
 
@@ -301,7 +300,7 @@ async def watch(
 
 
 def gateway_to(host: FakeHost, **patrol: float) -> Gateway:
-    return Gateway(host, MemoryBroker(), patrol=lambda: Patrol(**patrol))
+    return in_front_of(host, patrol=lambda: Patrol(**patrol))
 
 
 @pytest.mark.wire("stream-heartbeat", "stream-waits", "ndjson")
@@ -337,15 +336,13 @@ async def test_an_old_stream_ends_with_a_way_back() -> None:
     body, _ = await watch(gateway, LINES, 1000)
     assert lines(body)[-1]["data"]["code"] == "reconnect"
     assert lines(body)[-1]["id"] is None
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-amended", "stream-ids", "position-amendments", "stream-status", "stream-events")
 @pytest.mark.virtual_time
 async def test_amendments_carry_the_same_position_and_their_id_says_that_they_are_known() -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
+    hosted = host.add(length=3)
     position = hosted.act()
     gateway = gateway_to(host)
     watching = asyncio.create_task(watch(gateway, EVENTS, 1000))
@@ -377,7 +374,6 @@ async def test_amendments_carry_the_same_position_and_their_id_says_that_they_ar
     for untold in (events[4].last_event_id, "6"):
         back, _ = await watch(gateway, EVENTS, 1000, position=untold)
         assert [event.type for event in parse(back)].count("log.amended") == 1
-    await gateway.aclose()
 
 
 @pytest.mark.wire("resumed-streams-on", "stream-ids", "end-known")
@@ -387,8 +383,7 @@ async def test_a_status_that_takes_an_end_back_moves_the_position_away_from_it(w
     """Or whoever is cut off now is told by the next process that this is still the end, and never comes back."""
 
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
+    hosted = host.add(length=3)
     gateway = gateway_to(host)
     body, _ = await watch(gateway, writer, 5, position="3.end")
     (told,) = [line["id"] for line in lines(body)] if writer is LINES else [parse(body)[-1].last_event_id]
@@ -396,7 +391,6 @@ async def test_a_status_that_takes_an_end_back_moves_the_position_away_from_it(w
     hosted.status = "COMPLETE"
     body, _ = await watch(gateway, writer, 50, position="3")
     assert b"id: 3\n" not in body
-    await gateway.aclose()
 
 
 @pytest.mark.wire("position-sources", "position-form", "position-headway", "ndjson")
@@ -454,15 +448,13 @@ async def test_trouble_is_told_and_a_lost_right_is_a_failure() -> None:
     assert told[3][1]["status_code"] == 403
     assert body.endswith(b"\n\n")
     assert gateway.viewers == 0
-    await gateway.aclose()
 
 
 @pytest.mark.wire("log-replaced")
 @pytest.mark.virtual_time
 async def test_a_replaced_log_is_announced_with_the_id_from_which_it_goes_on() -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(8)
+    hosted = host.add(length=8)
     gateway = gateway_to(host)
     watching = asyncio.create_task(watch(gateway, EVENTS, 1000))
     await asyncio.sleep(5)
@@ -475,7 +467,6 @@ async def test_a_replaced_log_is_announced_with_the_id_from_which_it_goes_on() -
     assert events[at].last_event_id == "0"
     assert json.loads(events[at].data) == {"requested": 8, "log_length": 3}
     assert [event.last_event_id for event in events[at + 1 :] if event.type == "log"] == ["1", "2", "3"]
-    await gateway.aclose()
 
 
 @pytest.mark.virtual_time
@@ -489,7 +480,6 @@ async def test_viewers_at_the_same_position_are_sent_the_same_bytes() -> None:
     shared = [a is b for (_, a), (_, b) in zip(one, other, strict=True) if b"event: log" in a]
     assert shared
     assert all(shared)
-    await gateway.aclose()
 
 
 @pytest.mark.wire("trouble-on-reconnect")

@@ -13,9 +13,9 @@ from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, RunRef
 from codegen_api.telemetry import Exchange
 from codegen_api.upstreams import NewRun, observed
-from tests.fakehost import Hosted, Sequence, caller
+from tests.fakehost import Hosted, Sequence, caller, in_front_of
 from tests.following.strict import StrictHost
-from tests.following.viewing import Viewer
+from tests.following.viewing import Viewer, watched
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -38,7 +38,7 @@ async def work(hosted: Hosted, every: float, until: float) -> None:
 async def test_runs_followed_at_once_are_all_read_in_time_and_nobody_is_refused(runs: int, every: float) -> None:
     loop = asyncio.get_running_loop()
     host = StrictHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     viewers = [Viewer() for _ in range(runs)]
     for number in range(1, runs + 1):
         host.add(str(number)).append(5)
@@ -57,7 +57,6 @@ async def test_runs_followed_at_once_are_all_read_in_time_and_nobody_is_refused(
     gaps = [host.longest_gap(str(number), 0, FIVE_MINUTES) for number in range(1, runs + 1)]
     assert not host.refused
     assert max(gaps) <= 90
-    await gateway.aclose()
 
 
 def requests_for(viewers: int) -> tuple[int, int]:
@@ -65,8 +64,7 @@ def requests_for(viewers: int) -> tuple[int, int]:
 
     async def main() -> tuple[int, int]:
         host = StrictHost()
-        hosted = host.add()
-        hosted.append(250)
+        hosted = host.add(length=250)
         gateway = Gateway(host, MemoryBroker(), max_streams_each=viewers)
         working = asyncio.create_task(work(hosted, 3.0, FIVE_MINUTES))
 
@@ -96,7 +94,7 @@ def test_two_hundred_viewers_of_a_run_cost_the_host_what_one_costs() -> None:
 @pytest.mark.wire("budget-shared")
 async def test_news_comes_first_and_what_rests_comes_last() -> None:
     host = StrictHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     busy, quiet, resting = ("1", "2"), tuple(map(str, range(3, 11))), tuple(map(str, range(11, 21)))
     for number in (*busy, *quiet, *resting):
         host.add(number, status="PAUSED" if number in resting else "ACTIVE").append(5)
@@ -110,14 +108,13 @@ async def test_news_comes_first_and_what_rests_comes_last() -> None:
     assert reads["busy"] > 2 * reads["quiet"] > 3 * reads["resting"]
     assert max(host.longest_gap(number, 0, FIVE_MINUTES) for number in host.runs) <= 90
     assert not host.refused
-    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-kept", "budget-first")
 @pytest.mark.parametrize("together", [False, True])
 async def test_reading_gives_way_to_callers_who_wait(together: bool) -> None:
     host = StrictHost(together=together)
-    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(together=together))
+    gateway = in_front_of(host, turns=ReadQueue(together=together))
     for number in "123":
         host.add(number).append(5)
     working = [asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES)) for hosted in host.runs.values()]
@@ -132,13 +129,12 @@ async def test_reading_gives_way_to_callers_who_wait(together: bool) -> None:
     await asyncio.gather(*working, *watching)
     assert not host.refused
     assert len(host.log) > 4 * 50  # and what there is, is used
-    await gateway.aclose()
 
 
 async def test_reads_rotate_over_the_credentials_by_what_each_has_left() -> None:
     host = StrictHost()
     hosted = host.add()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     working = asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES))
     watching = [
         asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=FIVE_MINUTES)) for name in ("alice", "bob")
@@ -156,13 +152,12 @@ async def test_reads_rotate_over_the_credentials_by_what_each_has_left() -> None
     assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 70
     assert len(shown["alice"]) + len(shown["bob"]) > 200  # together they read as fast as is worth while
     assert not host.refused
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("says", [False, True])
 async def test_a_limit_that_is_lower_than_was_thought_is_learned(says: bool) -> None:
     host = StrictHost(limit=20, says=says)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     viewers = [Viewer() for _ in range(3)]
     for number in "123":
         host.add(number).append(5)
@@ -178,7 +173,6 @@ async def test_a_limit_that_is_lower_than_was_thought_is_learned(says: bool) -> 
     else:
         assert 0 < len(host.refused) <= 2 * 9  # one too many twice a minute, and no more
     assert len(host.log) > 12 * 9
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("retry_after", [None, 5.0, 45.0])
@@ -186,7 +180,7 @@ async def test_after_a_429_all_readers_of_that_credential_wait_and_come_back_one
     retry_after: float | None,
 ) -> None:
     host = StrictHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for number in "123456":
         host.add(number).append(5)
     working = [asyncio.create_task(work(hosted, 1.0, 150)) for hosted in host.runs.values()]
@@ -214,7 +208,6 @@ async def test_after_a_429_all_readers_of_that_credential_wait_and_come_back_one
     assert told == {"1", "2", "3", "4", "5"}  # bob's budget is another one
     assert all(viewer.notices.count("rate_limited") == viewer.notices.count("recovered") for viewer in viewers.values())
     assert all(viewer.texts() == host.runs[number].encoded() for number, viewer in viewers.items())
-    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-shared", "budget-first")
@@ -224,11 +217,9 @@ def test_after_429s_a_log_goes_on_although_calls_take_all_that_is_still_believed
 ) -> None:
     async def main() -> None:
         host = StrictHost()
-        hosted = host.add()
-        hosted.append(5)
-        gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=FIVE_MINUTES * 10))
-        viewer = Viewer()
-        watching = asyncio.create_task(viewer.watch(gateway))
+        hosted = host.add(length=5)
+        gateway = in_front_of(host, patrol=lambda: Patrol(max_age=FIVE_MINUTES * 10))
+        viewer, watching = watched(gateway)
         await asyncio.sleep(5)
         host.before = Sequence("log", *[UpstreamRateLimited()] * refusals)
         hosted.append()
@@ -251,7 +242,6 @@ def test_after_429s_a_log_goes_on_although_calls_take_all_that_is_still_believed
         assert host.longest_gap("1", since, loop.time()) < 90
         assert not host.refused
         polling.cancel()
-        await gateway.aclose()
 
     run(main())
 
@@ -260,7 +250,7 @@ def test_after_429s_a_log_goes_on_although_calls_take_all_that_is_still_believed
 @pytest.mark.parametrize("of_his_own", [1, 2, 20])
 async def test_a_lost_right_is_noticed_although_others_have_more_left(of_his_own: int) -> None:
     host = StrictHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for number in range(1, of_his_own + 2):
         host.add(str(number)).append(3)
     working = [asyncio.create_task(work(hosted, 2.0, 400)) for hosted in host.runs.values()]
@@ -268,8 +258,7 @@ async def test_a_lost_right_is_noticed_although_others_have_more_left(of_his_own
         asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), run=str(number), until=400))
         for number in range(2, of_his_own + 2)
     ]
-    alice = Viewer()
-    watching = asyncio.create_task(alice.watch(gateway, who=caller("alice"), until=400))
+    _, watching = watched(gateway, who=caller("alice"), until=400)
     barred = asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), until=400))
     await asyncio.sleep(100)
     host.barred.add(("bob", "1"))
@@ -278,7 +267,6 @@ async def test_a_lost_right_is_noticed_although_others_have_more_left(of_his_own
     await asyncio.gather(watching, *alone, *working)
     assert host.longest_gap("1", 0, 400) < 5  # nobody waited for that
     assert not host.refused
-    await gateway.aclose()
 
 
 @pytest.mark.wire("right-revoked")
@@ -287,7 +275,7 @@ async def test_however_many_tokens_view_a_quiet_run_each_is_shown_to_the_host_ev
     host.add().append(3)
     names = [f"user-{number}" for number in range(200)]
     host.tokens = {name: name for name in names}
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     watching = {name: asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=400)) for name in names}
     await asyncio.sleep(100)
     for name in names[::2]:
@@ -296,7 +284,6 @@ async def test_however_many_tokens_view_a_quiet_run_each_is_shown_to_the_host_ev
     assert all(isinstance(watching[name].exception(), Forbidden) for name in names[::2])
     assert not any(watching[name].done() for name in names[1::2])
     await asyncio.gather(*watching.values(), return_exceptions=True)
-    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-shared", "fault-notice")
@@ -312,7 +299,7 @@ async def test_runs_that_the_host_cannot_show_hold_up_no_other() -> None:
             return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
 
     host = Broken()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for number in range(1, 36):
         host.add(str(number)).append(3)
     viewers = {number: Viewer() for number in host.runs}
@@ -321,13 +308,12 @@ async def test_runs_that_the_host_cannot_show_hold_up_no_other() -> None:
     await asyncio.gather(*watching, *working)
     assert max(host.longest_gap(str(number), 0, 400) for number in range(1, 6)) <= 90
     assert all("upstream_unavailable" in viewers[str(number)].notices for number in range(6, 36))
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-notice")
 async def test_after_a_long_wait_nobody_rushes() -> None:
     host = StrictHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for number in range(1, 41):
         host.add(str(number)).append(3)
     watching = [asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs]
@@ -344,7 +330,6 @@ async def test_after_a_long_wait_nobody_rushes() -> None:
     reads = sorted(moment for moment, operation, _ in host.log if operation == "log" and moment > told[0] + 1)
     assert reads[0] >= told[0] + 70
     assert min(reads[tenth + 10] - reads[tenth] for tenth in range(len(reads) - 10)) > 5
-    await gateway.aclose()
 
 
 async def test_credentials_that_are_never_seen_again_are_forgotten() -> None:
@@ -360,11 +345,9 @@ async def test_credentials_that_are_never_seen_again_are_forgotten() -> None:
 
 async def test_what_the_host_says_of_a_single_operation_s_limit_does_not_stop_the_logs() -> None:
     host = StrictHost()
-    hosted = host.add()
-    hosted.append(3)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    hosted = host.add(length=3)
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(5)
 
     async def refuse(operation: str) -> None:
@@ -372,23 +355,20 @@ async def test_what_the_host_says_of_a_single_operation_s_limit_does_not_stop_th
             raise UpstreamRateLimited(retry_after=600)
 
     host.before = refuse
-    hosted.append(3)
-    hosted.status = "COMPLETE"
+    hosted.complete(3)
     await watching
     assert viewer.texts() == hosted.encoded()
     assert viewer.ends == [6]  # although the host never described the whole run
     assert asyncio.get_running_loop().time() < 100
-    await gateway.aclose()
 
 
 @pytest.mark.wire("right-asked-first")
 async def test_who_has_just_started_a_run_may_see_it_and_nobody_else_may_unasked() -> None:
     host = StrictHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     started = await gateway.create(caller(), "9", NewRun("go"))
     await Viewer().watch(gateway, run=started.ref.id, until=3)
     assert host.calls["get"] == 0
     host.barred.add(("bob", started.ref.id))
     with pytest.raises(Forbidden):
         await Viewer().watch(gateway, who=caller("bob"), run=started.ref.id, until=3)
-    await gateway.aclose()

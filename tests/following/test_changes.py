@@ -7,9 +7,9 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.gateway import Gateway
 from codegen_api.positions import COMPARED
-from tests.fakehost import FakeHost
+from tests.fakehost import FakeHost, in_front_of, opened
 from tests.following.strict import StrictHost
-from tests.following.viewing import Viewer
+from tests.following.viewing import Viewer, watched
 
 pytestmark = pytest.mark.virtual_time
 
@@ -20,7 +20,7 @@ FAR = range(10, 109)
 
 
 def a_gateway(host: FakeHost, memory: int) -> Gateway:
-    return Gateway(host, MemoryBroker(max_bytes=memory))
+    return in_front_of(host, MemoryBroker(max_bytes=memory))
 
 
 @pytest.mark.wire("stream-amended", "stream-same-for-all")
@@ -50,7 +50,6 @@ async def test_what_changed_far_back_is_told_before_the_end_to_who_was_there(mem
     await again.watch(gateway)
     assert not again.amended
     assert not host.refused
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-same-for-all", "stream-as-it-is-now")
@@ -75,7 +74,6 @@ async def test_who_opens_a_log_that_nobody_follows_gets_it_as_it_is_now(memory: 
         hosted.amend(position, note="late")
     await after.watch(gateway, until=30)
     assert after.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-same-for-all", "position-amendments")
@@ -95,15 +93,13 @@ async def test_who_was_there_before_is_told_at_the_end_what_changed_while_nobody
     hosted.status = "COMPLETE"
     await back
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-amended", "budget-shared")
 async def test_of_a_very_long_log_so_much_is_compared_as_was_promised_and_no_more() -> None:
     host = StrictHost()
-    hosted = host.add()
-    hosted.append(20_000)
-    gateway = Gateway(host, MemoryBroker())
+    hosted = host.add(length=20000)
+    gateway = in_front_of(host)
     viewer = Viewer(cursor=15_000)
     watching = asyncio.create_task(viewer.watch(gateway))
     await asyncio.sleep(300)
@@ -116,17 +112,14 @@ async def test_of_a_very_long_log_so_much_is_compared_as_was_promised_and_no_mor
     assert viewer.amended == [20_000 - COMPARED + 1]
     assert host.calls["log"] - before <= COMPARED / 100 + 3
     assert asyncio.get_running_loop().time() - began < 10 + 30 + 5
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-amended", "end-complete")
 async def test_an_end_does_not_wait_long_for_the_comparison_where_the_host_allows_little() -> None:
     host = StrictHost(limit=12)
-    hosted = host.add()
-    hosted.append(1500)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    hosted = host.add(length=1500)
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(300)
     assert viewer.cursor == 1500
     hosted.status = "COMPLETE"
@@ -134,29 +127,21 @@ async def test_an_end_does_not_wait_long_for_the_comparison_where_the_host_allow
     await watching
     assert asyncio.get_running_loop().time() - began < 150
     assert viewer.ends == [1500]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-amended")
 async def test_what_was_read_after_the_end_is_not_read_again_for_the_sake_of_comparing() -> None:
-    host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(1050)
-    gateway = Gateway(host, MemoryBroker())
+    host, hosted, gateway = opened(1050, status="COMPLETE")
     viewer = Viewer()
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
     assert host.calls["log"] <= 11 + 2
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-amended", "end-known")
 async def test_who_comes_back_to_an_ended_run_does_not_wait_for_another_comparison() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    host, hosted, gateway = opened()
+    viewer, watching = watched(gateway)
     for _ in range(15):
         hosted.append(100)
         await asyncio.sleep(2)
@@ -167,17 +152,14 @@ async def test_who_comes_back_to_an_ended_run_does_not_wait_for_another_comparis
         before = host.calls["log"]
         await viewer.watch(gateway)
         assert host.calls["log"] - before <= 2
-    await gateway.aclose()
 
 
 @pytest.mark.wire("resumed-streams-on", "stream-amended")
 async def test_each_end_of_a_run_is_compared_and_a_resume_interrupts_that() -> None:
     host = StrictHost()
-    hosted = host.add()
-    hosted.append(1200)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    hosted = host.add(length=1200)
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(100)
     hosted.status = "COMPLETE"
     await asyncio.sleep(6)
@@ -191,4 +173,3 @@ async def test_each_end_of_a_run_is_compared_and_a_resume_interrupts_that() -> N
     await watching
     assert viewer.texts() == hosted.encoded()
     assert viewer.ends == [1201]
-    await gateway.aclose()

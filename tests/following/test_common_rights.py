@@ -45,8 +45,7 @@ class InCommon:
 
 async def watched_for_long(host: FakeHost, *, in_common: bool, barred_at: float | None = None) -> list[object]:
     """Alice and Bob watch a run through three instances, of which one reads often; how that ended for each."""
-    hosted = host.add()
-    hosted.append(3)
+    host.add(length=3)
     kept: dict[tuple[str, RunRef], Right] = {}
     others: list[InCommon] = []
     gateways = [

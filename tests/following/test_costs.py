@@ -13,7 +13,7 @@ from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.pace import READ_SHARE, SLOW, Cadence
 from codegen_api.runs import LogEntry, LogPage, Paging, Run, RunRef, RunStatus
-from tests.fakehost import FakeHost
+from tests.fakehost import FakeHost, in_front_of, opened
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 
@@ -152,9 +152,7 @@ async def test_a_publication_costs_the_same_beside_however_many_other_runs(viewe
 @pytest.mark.parametrize(("limit", "runs", "each"), [(60, 1, 6), (480, 1, 40), (480, 10, 23)])
 async def test_a_quiet_run_is_read_often_only_where_the_budget_has_room(limit: int, runs: int, each: int) -> None:
     host = StrictHost(limit=limit)
-    gateway = Gateway(
-        host, MemoryBroker(), turns=ReadQueue(limit=limit), cadence=lambda: Cadence(fast=60 / (limit * READ_SHARE))
-    )
+    gateway = in_front_of(host, turns=ReadQueue(limit=limit), cadence=lambda: Cadence(fast=60 / (limit * READ_SHARE)))
     for number in range(runs):
         host.add(str(number)).append(5)
     watching = [asyncio.ensure_future(Viewer().watch(gateway, run=number, until=4 * MINUTE)) for number in host.runs]
@@ -162,13 +160,10 @@ async def test_a_quiet_run_is_read_often_only_where_the_budget_has_room(limit: i
     reads = [sum(2 * MINUTE < moment <= 4 * MINUTE for moment in host.reads[number]) / 2 for number in host.runs]
     assert reads == pytest.approx([each] * runs, rel=0.15)
     assert not host.refused
-    await gateway.aclose()
 
 
 async def test_the_first_entry_after_a_quiet_time_is_a_second_late_at_most_where_the_budget_has_room() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(limit=60_000), cadence=lambda: Cadence(fast=0.1))
+    host, hosted, gateway = opened(turns=ReadQueue(limit=60_000), cadence=lambda: Cadence(fast=0.1))
     viewer, loop = Viewer(), asyncio.get_running_loop()
     watching = asyncio.ensure_future(viewer.watch(gateway, until=3 * MINUTE))
     for pause in (29.3, 31.9, 17.2):
@@ -178,4 +173,3 @@ async def test_the_first_entry_after_a_quiet_time_is_a_second_late_at_most_where
         await asyncio.sleep(SLOW)
         assert viewer.arrivals[len(hosted.entries)] - appeared <= 1.0 + 2 * host.latency
     await watching
-    await gateway.aclose()

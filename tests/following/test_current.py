@@ -10,7 +10,7 @@ from codegen_api.errors import UpstreamUnreachable
 from codegen_api.following import Current, Position
 from codegen_api.gateway import Gateway
 from codegen_api.runs import Changed
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of, opened
 from tests.following.viewing import Viewer
 
 pytestmark = pytest.mark.virtual_time
@@ -47,16 +47,14 @@ async def test_it_is_said_once_when_everything_has_been_given(length: int, curso
     host = FakeHost()
     hosted = host.add()
     hosted.append(length)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for _ in range(2):  # to the first viewer, and to one who comes later
         assert currents(await updates(gateway, cursor, 5)) == [length]
-    await gateway.aclose()
 
 
 async def test_it_is_not_said_again_for_what_comes_later_nor_before_the_host_has_shown_anything() -> None:
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
+    hosted = host.add(length=3)
     gateway = Gateway(host, MemoryBroker())
     viewing = asyncio.ensure_future(updates(gateway, 0, 30))
     await asyncio.sleep(5)
@@ -82,10 +80,7 @@ async def test_it_is_not_said_again_for_what_comes_later_nor_before_the_host_has
 
 
 async def test_it_is_said_when_the_viewer_knows_how_the_run_is() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
-    gateway = Gateway(host, MemoryBroker())
+    _, hosted, gateway = opened(3)
     await gateway.view(caller(), "9", "1")  # a right that says that the run is at work
     hosted.status = "PAUSED"
     found = await updates(gateway, 0, 10)
@@ -94,14 +89,10 @@ async def test_it_is_said_when_the_viewer_knows_how_the_run_is() -> None:
     hosted.status = "COMPLETE"
     await asyncio.sleep(20)
     assert currents(await updates(gateway, 0, 60)) == []  # the end says it all
-    await gateway.aclose()
 
 
 async def test_a_description_says_when_the_host_was_asked_for_it() -> None:
-    host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(3)
-    gateway = Gateway(host, MemoryBroker())
+    _, _, gateway = opened(3, status="COMPLETE")
     clock = asyncio.get_running_loop().time
     asked = clock()
     await gateway.view(caller(), "9", "1")
@@ -115,4 +106,3 @@ async def test_a_description_says_when_the_host_was_asked_for_it() -> None:
     resumed = (await updates(gateway, 0, 1))[0]
     assert resumed.run.raw_status == "ACTIVE"
     assert resumed.seen >= looked
-    await gateway.aclose()

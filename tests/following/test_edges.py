@@ -25,8 +25,8 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
 from codegen_api.runs import Cursor, LogPage, Paging, Run, RunRef, RunStatus
-from tests.fakehost import FakeHost, Sequence, caller
-from tests.following.viewing import Viewer
+from tests.fakehost import FakeHost, Sequence, caller, in_front_of, opened
+from tests.following.viewing import Viewer, watched
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -36,9 +36,7 @@ pytestmark = pytest.mark.virtual_time
 
 @pytest.mark.wire("drain-streams")
 async def test_a_drain_sends_every_viewer_away_spread_over_its_time() -> None:
-    host = FakeHost()
-    host.add().append(5)
-    gateway = Gateway(host, MemoryBroker())
+    _, _, gateway = opened(5)
     loop = asyncio.get_running_loop()
     left: list[float] = []
 
@@ -56,14 +54,11 @@ async def test_a_drain_sends_every_viewer_away_spread_over_its_time() -> None:
     assert [viewer.left_at for viewer in viewers] == [5] * 20
     assert all(at - began <= 8 for at in left)
     assert max(left) - min(left) > 6
-    await gateway.aclose()
 
 
 @pytest.mark.wire("drain-streams")
 async def test_a_drain_does_not_wait_for_who_takes_nothing() -> None:
-    host = FakeHost()
-    host.add().append(5)
-    gateway = Gateway(host, MemoryBroker())
+    _, _, gateway = opened(5)
     stream = await gateway.follow(caller(), "9", "1", Position(0))
     assert stream is not None
     began = asyncio.get_running_loop().time()
@@ -72,21 +67,18 @@ async def test_a_drain_does_not_wait_for_who_takes_nothing() -> None:
     await stream.aclose()
     with pytest.raises(ShuttingDown):
         await gateway.follow(caller(), "9", "1", Position(0))
-    await gateway.aclose()
 
 
 async def test_who_is_asked_to_leave_in_the_middle_of_something_leaves() -> None:
     host = FakeHost()
     host.add().append(5)
     host.latency = 20
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(30)  # the first page is on its way
     await gateway.drain(1)
     await watching
     assert viewer.left_at == 0
-    await gateway.aclose()
 
 
 async def test_closing_while_everybody_watches_leaves_nobody_waiting() -> None:
@@ -111,10 +103,7 @@ def test_a_fault_of_the_reader_ends_the_streams_and_the_next_viewer_gets_another
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        host = FakeHost()
-        hosted = host.add()
-        hosted.append(5)
-        gateway = Gateway(host, MemoryBroker())
+        host, hosted, gateway = opened(5)
         viewers = [Viewer() for _ in range(3)]
         watching = [asyncio.create_task(viewer.watch(gateway)) for viewer in viewers]
         await asyncio.sleep(5)
@@ -131,23 +120,18 @@ def test_a_fault_of_the_reader_ends_the_streams_and_the_next_viewer_gets_another
         assert {type(outcome) for outcome in outcomes} == {GatewayError}
         assert "secret" not in str(outcomes)
         broken = False
-        hosted.append(5)
-        hosted.status = "COMPLETE"
+        hosted.complete(5)
         for viewer in viewers:
             await viewer.watch(gateway)
             assert viewer.texts() == hosted.encoded()
             assert viewer.ends == [10]
-        await gateway.aclose()
 
     run(main())
     assert "secret" not in caplog.text
 
 
 async def test_a_stream_of_a_reader_that_is_gone_ends_without_disturbing_the_next_one() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(5)
-    gateway = Gateway(host, MemoryBroker())
+    host, hosted, gateway = opened(5)
     idle = await gateway.follow(caller(), "9", "1", Position(0))  # takes nothing meanwhile
     assert idle is not None
     original = host.read_log
@@ -158,17 +142,14 @@ async def test_a_stream_of_a_reader_that_is_gone_ends_without_disturbing_the_nex
     host.read_log = broken  # type: ignore[method-assign]
     await asyncio.sleep(5)
     host.read_log = original  # type: ignore[method-assign]
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    viewer, watching = watched(gateway)
     await asyncio.sleep(2)
     await idle.aclose()
     await asyncio.sleep(20)
     assert gateway.runs_followed == 1
-    hosted.append(5)
-    hosted.status = "COMPLETE"
+    hosted.complete(5)
     await watching
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 # -- the run itself ---------------------------------------------------------------------------------------------------
@@ -180,16 +161,11 @@ async def test_a_stream_of_a_reader_that_is_gone_ends_without_disturbing_the_nex
     [[UpstreamError()] * 3, [UpstreamTimeout()], [UpstreamRateLimited(retry_after=2)], [UpstreamTimeout()] * 4],
 )
 async def test_the_end_waits_until_the_host_has_described_the_whole_run(errors: list[GatewayError]) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(5)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    host, hosted, gateway = opened(5)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(5)
     host.before = Sequence("get", *errors)
-    hosted.append(2)
-    hosted.status = "COMPLETE"
+    hosted.complete(2)
     await asyncio.sleep(0.5)
     hosted.append(1)
     await watching
@@ -197,7 +173,6 @@ async def test_the_end_waits_until_the_host_has_described_the_whole_run(errors: 
     assert viewer.ends == [8]
     assert isinstance(viewer.last_run, Run)
     assert viewer.last_run.fields["summary"] == "whole"
-    await gateway.aclose()
 
 
 class Silent(FakeHost):
@@ -214,14 +189,11 @@ class Silent(FakeHost):
 @pytest.mark.wire("stream-status", "end-complete")
 async def test_a_status_that_log_pages_leave_out_is_asked_for_now_and_then() -> None:
     host = Silent()
-    hosted = host.add()
-    hosted.append(5)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    hosted = host.add(length=5)
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(30)
-    hosted.append(2)
-    hosted.status = "COMPLETE"
+    hosted.complete(2)
     await asyncio.sleep(60)
     assert watching.done()
     await watching
@@ -230,14 +202,12 @@ async def test_a_status_that_log_pages_leave_out_is_asked_for_now_and_then() -> 
     assert isinstance(viewer.last_run, Run)
     assert viewer.last_run.status is RunStatus.COMPLETED
     assert host.calls["get"] <= 12
-    await gateway.aclose()
 
 
 @pytest.mark.wire("resumed-streams-on")
 async def test_a_resume_that_is_answered_with_the_old_status_is_a_resume_all_the_same() -> None:
     host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(5)
+    hosted = host.add(status="COMPLETE", length=5)
     original = host.resume_run
 
     async def resume_run(*arguments: Any, **more: Any) -> Run:
@@ -245,17 +215,15 @@ async def test_a_resume_that_is_answered_with_the_old_status_is_a_resume_all_the
         return replace(answered, status=RunStatus.COMPLETED, raw_status="COMPLETE")
 
     host.resume_run = resume_run  # type: ignore[method-assign]
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     viewer = Viewer()
     await viewer.watch(gateway)
     await gateway.resume(caller(), "9", "1", "Go on", None)
     watching = asyncio.create_task(viewer.watch(gateway, over=True))
     await asyncio.sleep(10)
-    hosted.append(3)
-    hosted.status = "COMPLETE"
+    hosted.complete(3)
     await watching
     assert viewer.ends == [5, 9]
-    await gateway.aclose()
 
 
 # -- the log ----------------------------------------------------------------------------------------------------------
@@ -280,14 +248,12 @@ class Miscounting(FakeHost):
 @pytest.mark.parametrize("cursor", [0, 250, 900])
 async def test_a_length_that_is_wrong_costs_nobody_an_entry(wrong: Callable[[int], int], cursor: int) -> None:
     host = Miscounting(wrong)
-    hosted = host.add(status="COMPLETE")
-    hosted.append(730)
-    gateway = Gateway(host, MemoryBroker())
+    hosted = host.add(status="COMPLETE", length=730)
+    gateway = in_front_of(host)
     viewer = Viewer(cursor=cursor)
     await viewer.watch(gateway)
     assert [viewer.log[n].decode() for n in sorted(viewer.log)] == hosted.encoded()[cursor:]
     assert viewer.ends == [730]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("log-replaced")
@@ -297,7 +263,7 @@ async def test_a_log_that_is_replaced_while_a_viewer_reads_its_past_is_given_ane
     hosted = host.add()
     hosted.append(2000, text="x" * 200)
     host.latency = 0.5
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     early, late = Viewer(), Viewer()
     watching = [asyncio.create_task(early.watch(gateway))]
     await asyncio.sleep(30)
@@ -305,14 +271,12 @@ async def test_a_log_that_is_replaced_while_a_viewer_reads_its_past_is_given_ane
     await asyncio.sleep(4)
     hosted.replace(length)
     await asyncio.sleep(120)
-    hosted.append(3)
-    hosted.status = "COMPLETE"
+    hosted.complete(3)
     await asyncio.gather(*watching)
     for viewer in (early, late):
         assert viewer.texts() == hosted.encoded()
         assert viewer.ends == [length + 3]
         assert [resync.cursor for resync in viewer.resyncs] == [0]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-same-for-all")
@@ -320,7 +284,7 @@ async def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() ->
     host = FakeHost()
     hosted = host.add()
     hosted.append(1000, text="x" * 200)
-    gateway = Gateway(host, MemoryBroker(max_bytes=30_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=30000))
     first = Viewer()
     watching = [asyncio.create_task(first.watch(gateway, until=30))]
     await asyncio.gather(*watching)
@@ -341,7 +305,6 @@ async def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() ->
         hosted.status = "COMPLETE"
         await viewer.watch(gateway)
         assert [viewer.log[n].decode() for n in sorted(viewer.log) if n > cursor] == hosted.encoded()[cursor:]
-    await gateway.aclose()
 
 
 async def test_when_rights_can_be_renewed_no_more_nobody_goes_on_viewing() -> None:
@@ -353,7 +316,7 @@ async def test_when_rights_can_be_renewed_no_more_nobody_goes_on_viewing() -> No
 
     host = Odd()
     host.add().append(3)
-    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(limit=6))
+    gateway = in_front_of(host, turns=ReadQueue(limit=6))
     watching = [asyncio.create_task(Viewer().watch(gateway, who=caller(name))) for name in ("alice", "bob")]
     # alice is asked for much else, so that only bob's token is read with
     for _ in range(100):
@@ -361,7 +324,6 @@ async def test_when_rights_can_be_renewed_no_more_nobody_goes_on_viewing() -> No
         await gateway.accounts.identify(caller("alice").credential)
     results = await asyncio.gather(*watching, return_exceptions=True)
     assert [type(result) for result in results] == [GatewayError, GatewayError]
-    await gateway.aclose()
 
 
 async def test_an_old_page_that_was_asked_for_before_an_amendment_is_not_given_to_who_came_after_it() -> None:
@@ -381,7 +343,7 @@ async def test_an_old_page_that_was_asked_for_before_an_amendment_is_not_given_t
     hosted.append(92, text="x" * 600)
     acted = hosted.act()
     hosted.append(13, text="x" * 6000)
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     near_the_tail, first, second = Viewer(cursor=106), Viewer(), Viewer()
     watching = [asyncio.create_task(near_the_tail.watch(gateway))]
     await asyncio.sleep(5)
@@ -399,13 +361,12 @@ async def test_an_old_page_that_was_asked_for_before_an_amendment_is_not_given_t
     hosted.status = "COMPLETE"
     await asyncio.gather(*watching)
     assert first.texts() == second.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 async def test_viewers_who_read_again_at_the_same_place_are_given_the_same_objects() -> None:
     host = FakeHost()
     host.add("1", status="COMPLETE").append(1000, text="x" * 1000)
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     await Viewer().watch(gateway)  # so that all of it is old
     streams = [await gateway.follow(caller(), "9", "1", Position(0)) for _ in range(5)]
     while True:
@@ -418,14 +379,13 @@ async def test_viewers_who_read_again_at_the_same_place_are_given_the_same_objec
     for stream in streams:
         assert stream is not None
         await stream.aclose()
-    await gateway.aclose()
 
 
 async def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_next() -> None:
     host = FakeHost()
     hosted = host.add()
     hosted.append(2000, text="x" * 200)
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     first, second = Viewer(), Viewer()
     await first.watch(gateway, until=30)
     watching = asyncio.create_task(second.watch(gateway))
@@ -437,15 +397,11 @@ async def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_n
     third = Viewer()
     await third.watch(gateway)
     assert second.texts() == third.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 @pytest.mark.wire("log-replaced")
 async def test_who_waits_for_a_position_that_is_ahead_hears_that_the_log_is_another_one_by_now() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(10)
-    gateway = Gateway(host, MemoryBroker())
+    _, hosted, gateway = opened(10)
     first, ahead = Viewer(), Viewer(cursor=15)
     watching = [asyncio.create_task(first.watch(gateway))]
     await asyncio.sleep(20)
@@ -456,7 +412,6 @@ async def test_who_waits_for_a_position_that_is_ahead_hears_that_the_log_is_anot
     await asyncio.gather(*watching)
     assert [(resync.requested, resync.cursor) for resync in ahead.resyncs] == [(15, 0)]
     assert first.texts() == ahead.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 # -- rights -----------------------------------------------------------------------------------------------------------
@@ -464,12 +419,8 @@ async def test_who_waits_for_a_position_that_is_ahead_hears_that_the_log_is_anot
 
 @pytest.mark.wire("right-revoked")
 async def test_a_refusal_that_comes_after_its_viewer_has_left_concerns_nobody() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(5)
-    gateway = Gateway(host, MemoryBroker())
-    stays = Viewer()
-    staying = asyncio.create_task(stays.watch(gateway, who=caller("bob")))
+    host, hosted, gateway = opened(5)
+    stays, staying = watched(gateway, who=caller("bob"))
     await asyncio.sleep(2)
     host.latency = 3
     going = asyncio.create_task(Viewer().watch(gateway, who=caller("alice")))
@@ -478,21 +429,16 @@ async def test_a_refusal_that_comes_after_its_viewer_has_left_concerns_nobody() 
     going.cancel()
     await asyncio.wait([going])
     await asyncio.sleep(120)
-    hosted.append(5)
-    hosted.status = "COMPLETE"
+    hosted.complete(5)
     await staying
     assert stays.texts() == hosted.encoded()
     with pytest.raises(Forbidden):
         await Viewer().watch(gateway, who=caller("alice"))
-    await gateway.aclose()
 
 
 @pytest.mark.wire("right-revoked")
 async def test_who_was_refused_and_let_in_again_may_view_again() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(5)
-    gateway = Gateway(host, MemoryBroker())
+    host, hosted, gateway = opened(5)
     watching = asyncio.create_task(Viewer().watch(gateway))
     await asyncio.sleep(3)
     host.barred.add(("alice", "1"))
@@ -503,21 +449,16 @@ async def test_who_was_refused_and_let_in_again_may_view_again() -> None:
     viewer = Viewer()
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 async def test_a_stream_that_ends_by_age_while_the_host_is_silent_leaves_in_time() -> None:
-    host = FakeHost()
-    host.add().append(5)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=50))
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    host, _, gateway = opened(5, patrol=lambda: Patrol(max_age=50))
+    viewer, watching = watched(gateway)
     await asyncio.sleep(3)
     host.latency = 1000
     await watching
     assert asyncio.get_running_loop().time() == pytest.approx(50, abs=1)
     assert viewer.left_at == 5
-    await gateway.aclose()
 
 
 # -- readers ----------------------------------------------------------------------------------------------------------
@@ -562,16 +503,14 @@ async def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
 
 async def test_a_window_that_an_earlier_reader_left_without_a_description_is_taken_up() -> None:
     host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(120)
+    hosted = host.add(status="COMPLETE", length=120)
     broker = MemoryBroker()
-    gateway = Gateway(host, broker)
+    gateway = in_front_of(host, broker)
     await broker.publish(await host.read_log(caller().credential, hosted.ref, 0, 60))
     viewer = Viewer()
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
     assert viewer.ends == [120]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("position-amendments")
@@ -581,7 +520,7 @@ async def test_entries_before_the_position_are_looked_at_whatever_their_size() -
     hosted.append(30, text="x" * 20_000)
     for _ in range(15):
         hosted.act()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     viewer = Viewer()
     await viewer.watch(gateway, until=3)
     for position in range(31, 46):
@@ -590,7 +529,6 @@ async def test_entries_before_the_position_are_looked_at_whatever_their_size() -
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
     assert set(viewer.amended) >= set(range(31, 46))
-    await gateway.aclose()
 
 
 @pytest.mark.wire("log-replaced")
@@ -601,7 +539,7 @@ async def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: 
     hosted = host.add()
     hosted.append(2000, text="x" * 200)
     host.latency = 0.7
-    gateway = Gateway(host, MemoryBroker(max_bytes=30_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=30000))
     first, second = Viewer(cursor=1990), Viewer(cursor=cursor)
     watching = [asyncio.create_task(first.watch(gateway))]
     await asyncio.sleep(20)
@@ -609,8 +547,7 @@ async def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: 
     await asyncio.sleep(away)
     watching.append(asyncio.create_task(second.watch(gateway)))
     await asyncio.sleep(60)
-    hosted.append(3)
-    hosted.status = "COMPLETE"
+    hosted.complete(3)
     await asyncio.gather(*watching)
     for viewer in (first, second):
         assert viewer.ends == [153]
@@ -618,7 +555,6 @@ async def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: 
         since = viewer.resyncs[-1].cursor if viewer.resyncs else cursor
         assert sorted(viewer.log) == list(range(since + 1, 154))
         assert all(text.decode() == hosted.encoded()[n - 1] for n, text in viewer.log.items())
-    await gateway.aclose()
 
 
 # -- resumes ----------------------------------------------------------------------------------------------------------
@@ -626,10 +562,7 @@ async def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: 
 
 @pytest.mark.wire("resume-doubt", "resumed-streams-on")
 async def test_a_resume_is_remembered_for_a_reader_that_does_not_exist_yet() -> None:
-    host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(10)
-    gateway = Gateway(host, MemoryBroker())
+    _, hosted, gateway = opened(10, status="COMPLETE")
     viewer = Viewer()
     await viewer.watch(gateway)
     await asyncio.sleep(60)
@@ -641,20 +574,15 @@ async def test_a_resume_is_remembered_for_a_reader_that_does_not_exist_yet() -> 
     assert not watching.done()
     hosted.status = "ACTIVE"
     await asyncio.sleep(5)
-    hosted.append(2)
-    hosted.status = "COMPLETE"
+    hosted.complete(2)
     await watching
     assert viewer.ends == [10, 13]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("resume-doubt")
 @pytest.mark.parametrize("comes", ["before the cancel", "after the cancel"])
 async def test_a_run_that_is_cancelled_soon_after_a_resume_is_over_at_once(comes: str) -> None:
-    host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(10)
-    gateway = Gateway(host, MemoryBroker())
+    _, hosted, gateway = opened(10, status="COMPLETE")
     await gateway.resume(caller(), "9", "1", "Go on", None)
     viewer = Viewer()
     if comes == "before the cancel":
@@ -670,18 +598,13 @@ async def test_a_run_that_is_cancelled_soon_after_a_resume_is_over_at_once(comes
     async with asyncio.timeout(5):
         await watching
     assert viewer.ends == [11]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("resume-doubt", "resumed-streams-on")
 @pytest.mark.parametrize("slow", ["log", "get"])
 async def test_an_answer_that_was_on_its_way_during_a_resume_says_nothing_of_the_status(slow: str) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(10)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    host, hosted, gateway = opened(10)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(5)
     original = {"log": host.read_log, "get": host.get_run}[slow]
     asked = asyncio.Event()
@@ -699,9 +622,7 @@ async def test_an_answer_that_was_on_its_way_during_a_resume_says_nothing_of_the
     await gateway.resume(caller(), "9", "1", "Go on", None)
     await asyncio.sleep(20)
     assert not watching.done()
-    hosted.append(3)
-    hosted.status = "COMPLETE"
+    hosted.complete(3)
     await watching
     assert viewer.texts() == hosted.encoded()
     assert viewer.ends == [14]
-    await gateway.aclose()

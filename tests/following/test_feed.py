@@ -29,7 +29,8 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import READ, SCOPES
 from codegen_api.ownership import Ownership
 from codegen_api.upstreams import NewRun
-from tests.fakehost import FakeHost, Sequence, caller
+from tests.closing import afterwards
+from tests.fakehost import FakeHost, Sequence, caller, in_front_of
 from tests.following.feeding import Onlooker
 from tests.following.viewing import Viewer
 from tests.test_ownership import SECRET, gateway_to, user
@@ -53,13 +54,15 @@ def newest(host: FakeHost, limit: int = 50) -> dict[Any, str]:
 
 
 def watched(gateway: Gateway, *onlookers: Onlooker, until: float | None = None) -> "asyncio.Future[Any]":
-    return asyncio.gather(*(each.watch(gateway, until) for each in onlookers))
+    """All watch, at most until the test is over."""
+    watching = asyncio.gather(*(each.watch(gateway, until) for each in onlookers))
 
+    async def over() -> None:
+        watching.cancel()
+        await asyncio.wait({watching})
 
-async def over(watching: "asyncio.Future[Any]", gateway: Gateway) -> None:
-    watching.cancel()
-    await asyncio.wait({watching})
-    await gateway.aclose()
+    afterwards(over)
+    return watching
 
 
 # -- what is seen -----------------------------------------------------------------------------------------------------
@@ -68,9 +71,9 @@ async def over(watching: "asyncio.Future[Any]", gateway: Gateway) -> None:
 @pytest.mark.wire("feed-list", "feed-run", "feed-removed")
 async def test_a_viewer_has_the_newest_runs_as_the_host_has_them() -> None:
     host = host_with(60)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await one.sees(newest(host), within=1)
     assert one.order == list(range(60, 10, -1))
     host.add("61")
@@ -82,25 +85,23 @@ async def test_a_viewer_has_the_newest_runs_as_the_host_has_them() -> None:
     await one.sees(newest(host), within=EVERY + 1)
     assert one.told[52:] == [(11, "COMPLETE")]
     assert host.calls == {"list": 3}
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-list")
 async def test_an_empty_feed_says_so_at_once() -> None:
     host = FakeHost()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
     await one.watch(gateway, updates=1)
     assert (one.order, one.told, str(one.position)) == ([], [], "0")
-    await gateway.aclose()
 
 
 @pytest.mark.wire("feed-shared")
 async def test_two_hundred_viewers_of_fifty_runs_cost_the_host_one_list_per_interval() -> None:
     host = host_with(50, "ACTIVE")
-    gateway = Gateway(host, MemoryBroker(), max_streams_each=200)
+    gateway = in_front_of(host, max_streams_each=200)
     everybody = [Onlooker() for _ in range(200)]
-    watching = watched(gateway, *everybody)
+    watched(gateway, *everybody)
     await asyncio.gather(*(each.sees(newest(host), within=1) for each in everybody))
     for number in range(10):
         host.runs[str(number + 1)].status = "COMPLETE"
@@ -109,13 +110,12 @@ async def test_two_hundred_viewers_of_fifty_runs_cost_the_host_one_list_per_inte
         await each.sees(newest(host), within=EVERY + 1)
         assert len(each.told) == 60
     assert host.calls == {"list": 11}
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-shared")
 async def test_each_credential_has_a_reading_of_its_own() -> None:
     host = host_with(3)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     alice, bob = Onlooker(), Onlooker(caller("bob"))
     watching = watched(gateway, alice, bob)
     await asyncio.sleep(EVERY * 1.5)
@@ -124,13 +124,12 @@ async def test_each_credential_has_a_reading_of_its_own() -> None:
     watching = watched(gateway, bob)
     await asyncio.sleep(10 * EVERY)
     assert sorted(token for _, _, token in host.log) == ["alice", "alice", *["bob"] * 12]
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-shared")
 async def test_who_leaves_and_comes_back_soon_costs_nothing_and_nobody_is_read_for() -> None:
     host = host_with(3)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
     for _ in range(10):
         await one.watch(gateway, updates=1)
@@ -139,16 +138,15 @@ async def test_who_leaves_and_comes_back_soon_costs_nothing_and_nobody_is_read_f
     await asyncio.sleep(500)
     assert host.calls["list"] == 1
     assert gateway.viewers == 0
-    await gateway.aclose()
 
 
 @pytest.mark.wire("feed-ids")
 async def test_named_runs_are_had_wherever_they_are_and_others_are_not() -> None:
     host = host_with(150)
     host.barred.add(("alice", "4"))
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker(ids=("3", "4", "149", "999"))
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await one.sees({3: "COMPLETE", 149: "COMPLETE"}, within=3)
     host.runs["3"].status, host.runs["149"].status = "ACTIVE", "ERROR"
     await one.sees({3: "ACTIVE", 149: "ERROR"}, within=14 * EVERY)  # it had ended, so it is looked at less often
@@ -161,13 +159,12 @@ async def test_named_runs_are_had_wherever_they_are_and_others_are_not() -> None
     calls = sum(host.calls.values())
     await asyncio.sleep(100 * EVERY)
     assert sum(host.calls.values()) - calls <= 2 * 100 + 2
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-run")
 async def test_who_takes_what_comes_slowly_gets_how_it_is_then() -> None:
     host = host_with(100, "ACTIVE")
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=5000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=5000))
     slow = Onlooker(limit=100)
     stream = gateway.feeds.updates(caller(), "9", None, 100, FeedPosition())
     slow.take(await anext(stream))
@@ -182,7 +179,6 @@ async def test_who_takes_what_comes_slowly_gets_how_it_is_then() -> None:
             slow.take(await anext(stream))
     assert len(slow.told) <= 110
     await stream.aclose()
-    await gateway.aclose()
 
 
 # -- what the gateway knows by itself ---------------------------------------------------------------------------------
@@ -191,9 +187,9 @@ async def test_who_takes_what_comes_slowly_gets_how_it_is_then() -> None:
 @pytest.mark.wire("feed-at-once")
 async def test_what_passes_through_the_gateway_is_seen_at_once() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one, other = Onlooker(), Onlooker(caller("bob"))
-    watching = watched(gateway, one, other)
+    watched(gateway, one, other)
     await one.sees(newest(host), within=1)
     lists = host.calls["list"]
     await gateway.create(caller(), "9", NewRun("Say hello"))
@@ -214,7 +210,6 @@ async def test_what_passes_through_the_gateway_is_seen_at_once() -> None:
         await each.sees({**each_status(each), 2: "ERROR"}, within=1)
     assert host.calls["list"] == lists
     await other.sees(newest(host), within=EVERY + 1)
-    await over(watching, gateway)
 
 
 def each_status(onlooker: Onlooker) -> dict[Any, str]:
@@ -225,9 +220,9 @@ def each_status(onlooker: Onlooker) -> dict[Any, str]:
 async def test_what_is_read_of_a_followed_run_is_seen_at_once() -> None:
     host = host_with(3)
     host.add("1", status="ACTIVE").append(2)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one, viewer = Onlooker(caller("bob")), Viewer()
-    watching = watched(gateway, one)
+    watched(gateway, one)
     following = asyncio.ensure_future(viewer.watch(gateway))
     await one.sees(newest(host), within=1)
     lists = host.calls["list"]
@@ -237,15 +232,14 @@ async def test_what_is_read_of_a_followed_run_is_seen_at_once() -> None:
     await one.sees(newest(host), within=EVERY)
     assert host.calls["list"] == lists
     await following
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("resume-doubt", "feed-at-once")
 async def test_an_old_end_is_not_told_after_a_resume() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await one.sees(newest(host), within=1)
     await gateway.resume(caller(), "9", "1", "Go on", None)
     host.runs["1"].status = "COMPLETE"  # as the host's list has it, which is behind
@@ -254,16 +248,15 @@ async def test_an_old_end_is_not_told_after_a_resume() -> None:
     assert one.runs[1]["status"] == "ACTIVE"
     assert host.calls["list"] == 2
     await one.sees(newest(host), within=EVERY)
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-rights")
 async def test_what_others_learn_of_a_run_is_not_told_to_who_was_not_shown_it_lately() -> None:
     host = host_with(150)
     host.add("1").append(1)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     bob, alice = Onlooker(caller("bob"), ids=("1",)), Viewer()
-    watching = watched(gateway, bob)
+    watched(gateway, bob)
     following = asyncio.ensure_future(alice.watch(gateway))
     await bob.sees({1: "ACTIVE"}, within=5)
     host.latency = 0.5
@@ -286,7 +279,6 @@ async def test_what_others_learn_of_a_run_is_not_told_to_who_was_not_shown_it_la
     await bob.sees({}, within=2 * EVERY)
     assert bob.told == [(1, "ACTIVE")]
     following.cancel()
-    await over(watching, gateway)
 
 
 # -- coming back ------------------------------------------------------------------------------------------------------
@@ -295,7 +287,7 @@ async def test_what_others_learn_of_a_run_is_not_told_to_who_was_not_shown_it_la
 @pytest.mark.wire("feed-position")
 async def test_who_comes_back_gets_what_has_changed_and_nothing_else() -> None:
     host = host_with(10)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
     await one.watch(gateway, 1)
     assert len(one.told) == 10
@@ -329,9 +321,9 @@ async def test_a_viewer_who_is_cut_off_after_each_event_gets_on() -> None:
 @pytest.mark.wire("feed-position")
 async def test_nobody_gets_an_older_state_than_they_have_from_a_process_that_knows_less() -> None:
     host = host_with(3, "ACTIVE")
-    behind, ahead = Gateway(host, MemoryBroker()), Gateway(host, MemoryBroker())
+    behind, ahead = in_front_of(host), in_front_of(host)
     one, other = Onlooker(), Onlooker()
-    watching = watched(behind, other)
+    watched(behind, other)
     await other.sees(newest(host), within=1)
     host.runs["2"].status = "COMPLETE"
     await one.watch(ahead, 1)
@@ -343,8 +335,6 @@ async def test_nobody_gets_an_older_state_than_they_have_from_a_process_that_kno
     host.runs["1"].status = "COMPLETE"
     await one.watch(behind, EVERY)
     assert one.told[told:] == [(1, "COMPLETE")]
-    await ahead.aclose()
-    await over(watching, behind)
 
 
 @pytest.mark.wire("feed-position")
@@ -415,7 +405,7 @@ async def test_shared_callers_see_their_own_and_strangers_nothing() -> None:
     gateway = gateway_to(host)
     ann, eve = Onlooker(user("ann")), Onlooker(user("eve"))
     boss, named = Onlooker(user("boss", SCOPES)), Onlooker(user("eve"), ids=("1", "2", "999"))
-    watching = watched(gateway, ann, eve, boss, named)
+    watched(gateway, ann, eve, boss, named)
     await gateway.create(user("ann"), "9", NewRun("Say hello"))
     await ann.sees({1: "ACTIVE"}, within=1)
     await boss.sees({1: "ACTIVE"}, within=1)
@@ -427,7 +417,6 @@ async def test_shared_callers_see_their_own_and_strangers_nothing() -> None:
     assert (eve.position, named.position) == (FeedPosition(), FeedPosition())
     with pytest.raises(Forbidden):
         await gateway.accounts.organization(user("ann", organization="8"), "9")
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-rights", "owner-lists", "feed-shared")
@@ -439,7 +428,7 @@ async def test_own_runs_are_found_behind_those_of_others_and_kept_when_these_pus
         host.add(str(number))
     gateway = gateway_to(host)
     ann = Onlooker(user("ann"))
-    watching = watched(gateway, ann)
+    watched(gateway, ann)
     await ann.sees({1: "ACTIVE"}, within=3)
     host.runs["1"].status = "COMPLETE"
     await ann.sees({1: "COMPLETE"}, within=2 * EVERY)
@@ -455,7 +444,6 @@ async def test_own_runs_are_found_behind_those_of_others_and_kept_when_these_pus
     await ann.sees({1: "COMPLETE", 300: "ERROR", 450: "ACTIVE"}, within=4 * EVERY)
     del host.runs["300"]
     await ann.sees({1: "COMPLETE", 450: "ACTIVE"}, within=12 * EVERY)
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-shared")
@@ -466,26 +454,24 @@ async def test_two_hundred_users_who_share_a_token_cost_the_host_one_list_per_in
         host.add(str(number), marks=Ownership([SECRET]).marks(people[number]))
     gateway = gateway_to(host)
     everybody = [Onlooker(each) for each in people]
-    watching = watched(gateway, *everybody)
+    watched(gateway, *everybody)
     await asyncio.sleep(10 * EVERY - 1)
     assert host.calls == {"list": 10}
     assert [len(each.runs) for each in everybody] == [0] + [1] * 50 + [0] * 149
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-rights", "right-asked-first")
 async def test_a_run_that_was_shown_long_ago_is_asked_for_again_for_who_comes() -> None:
     host = host_with(150)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     first, second = Onlooker(ids=("1",)), Onlooker(ids=("1",))
-    watching = watched(gateway, first)
+    watched(gateway, first)
     await first.sees({1: "COMPLETE"}, within=3)
     await asyncio.sleep(70)
     host.barred.add(("alice", "1"))
-    both = asyncio.gather(watching, second.watch(gateway))
+    watched(gateway, second)
     await first.sees({}, within=3)
     assert second.told == []
-    await over(both, gateway)
 
 
 @pytest.mark.wire("feed-trouble", "owner-lists")
@@ -508,7 +494,7 @@ async def test_a_search_for_own_runs_that_fails_is_an_error_at_first_and_repeate
         await Onlooker(user("ann")).watch(gateway)
     failing[0] = False
     ann = Onlooker(user("ann"))
-    watching = watched(gateway, ann)
+    watched(gateway, ann)
     await ann.sees({1: "ACTIVE"}, within=3)
     failing[0] = True
     for number in range(150, 400):
@@ -518,15 +504,14 @@ async def test_a_search_for_own_runs_that_fails_is_an_error_at_first_and_repeate
     failing[0] = False
     host.add("400")
     await ann.sees({1: "ACTIVE", 200: "ACTIVE"}, within=EVERY + 2)
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-rights", "right-revoked")
 async def test_a_token_that_the_host_refuses_ends_its_own_feeds_only() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     alice, bob = Onlooker(), Onlooker(caller("bob"))
-    watching = watched(gateway, alice)
+    watched(gateway, alice)
     refused = asyncio.ensure_future(bob.watch(gateway))
     await bob.sees(newest(host), within=1)
     del host.tokens["bob"]
@@ -538,7 +523,6 @@ async def test_a_token_that_the_host_refuses_ends_its_own_feeds_only() -> None:
     host.add("3")
     await alice.sees(newest(host), within=EVERY + 1)
     assert len(bob.told) == told
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-rights")
@@ -550,11 +534,10 @@ async def test_who_is_refused_the_list_gets_the_ordinary_error_and_no_stream(err
         raise error
 
     host.before = refuse
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     with pytest.raises(type(error)):
         await Onlooker().watch(gateway)
     assert gateway.viewers == 0
-    await gateway.aclose()
 
 
 # -- pace and trouble -------------------------------------------------------------------------------------------------
@@ -564,7 +547,7 @@ async def test_who_is_refused_the_list_gets_the_ordinary_error_and_no_stream(err
 @pytest.mark.parametrize("count", [1, 60])
 async def test_the_list_is_read_less_often_than_any_log_that_somebody_follows(count: int) -> None:
     host = host_with(count, "ACTIVE")
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=5000), max_streams_each=200)
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=5000), max_streams_each=200)
     one, viewers = Onlooker(), [Viewer() for _ in range(count)]
     watching = watched(gateway, one, until=600)
     following = [
@@ -580,31 +563,29 @@ async def test_the_list_is_read_less_often_than_any_log_that_somebody_follows(co
     for start in range(0, 500, 10):
         assert sum(start <= at < start + 60 for at, _, _ in host.log) <= 61
     await asyncio.gather(watching, *following)
-    await gateway.aclose()
 
 
 @pytest.mark.wire("feed-waits")
 async def test_without_room_for_it_the_list_is_waited_for_in_line() -> None:
     host = host_with(3)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     while host.calls["list"] < 60:
         await gateway.feeds.check(caller(), "9")
     one = Onlooker()
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await asyncio.sleep(10)
     assert (one.notices, one.told) == (["rate_limited"], [])
     await one.sees(newest(host), within=100)
     assert one.notices == ["rate_limited", "recovered"]
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-trouble")
 @pytest.mark.parametrize("error", [UpstreamError, UpstreamUnreachable, lambda: UpstreamRateLimited(retry_after=30)])
 async def test_trouble_is_said_and_nothing_is_lost_by_it(error: Callable[[], GatewayError]) -> None:
     host = host_with(3)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await one.sees(newest(host), within=1)
 
     async def fail(_: str) -> None:
@@ -619,55 +600,51 @@ async def test_trouble_is_said_and_nothing_is_lost_by_it(error: Callable[[], Gat
     await one.sees(newest(host), within=60)
     assert one.notices[0] in ("upstream_unavailable", "rate_limited")
     assert one.notices[-1] == "recovered"
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-trouble")
 async def test_what_cannot_be_listed_once_is_not_taken_for_removed() -> None:
     host = host_with(3)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await one.sees(newest(host), within=1)
     host.runs["2"].weight, host.heaviest = 10, 5  # one by one it cannot be had either
     await asyncio.sleep(3 * EVERY)
     assert each_status(one) == newest(host)
     assert len(one.told) == 3
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-trouble")
 async def test_a_fault_in_between_is_no_end() -> None:
     host = host_with(3)
     host.before = Sequence("get", UpstreamError(), UpstreamError())
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker(ids=("1", "500"))
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await one.sees({1: "COMPLETE"}, within=3)
     host.add("500")
     await one.sees({1: "COMPLETE", 500: "ACTIVE"}, within=2 * EVERY)
     assert one.notices == []
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-trouble")
 async def test_a_list_that_the_host_takes_for_a_fault_of_the_request_is_asked_for_again() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
-    watching = watched(gateway, one)
+    watched(gateway, one)
     await one.sees(newest(host), within=1)
     host.before = Sequence("list", *(Rejected() for _ in range(5)))
     host.add("3")
     await one.sees(newest(host), within=3 * EVERY)
     assert one.notices == ["upstream_unavailable", "recovered"]
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-trouble", "error-internal")
 async def test_a_fault_of_ours_ends_the_feed_and_who_comes_back_has_a_new_one() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
     watching = asyncio.ensure_future(one.watch(gateway))
     await one.sees(newest(host), within=1)
@@ -686,7 +663,6 @@ async def test_a_fault_of_ours_ends_the_feed_and_who_comes_back_has_a_new_one() 
     await one.watch(gateway, 1)
     assert each_status(one) == newest(host)
     await asyncio.sleep(100)
-    await gateway.aclose()
 
 
 @pytest.mark.wire("feed-run")
@@ -696,13 +672,12 @@ async def test_a_run_that_cannot_be_written_is_left_out() -> None:
     for _ in range(100_000):
         nested = [nested]
     host.runs["1"].result = nested  # type: ignore[assignment]
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     one = Onlooker()
     await one.watch(gateway, 1)
     assert each_status(one) == {2: "COMPLETE"}
     while nested:  # or Python would take it apart all at once
         nested = nested.pop()
-    await gateway.aclose()
 
 
 # -- a stream like others ---------------------------------------------------------------------------------------------
@@ -711,9 +686,9 @@ async def test_a_run_that_cannot_be_written_is_left_out() -> None:
 @pytest.mark.wire("feed-ends", "stream-limits")
 async def test_a_feed_counts_as_a_stream() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker(), max_streams=3, max_streams_each=2)
+    gateway = in_front_of(host, max_streams=3, max_streams_each=2)
     one, other = Onlooker(), Onlooker()
-    watching = watched(gateway, one, other)
+    watched(gateway, one, other)
     await one.sees(newest(host), within=1)
     assert gateway.viewers == 2
     with pytest.raises(RateLimited):
@@ -723,13 +698,12 @@ async def test_a_feed_counts_as_a_stream() -> None:
     with pytest.raises(AtCapacity):
         await Onlooker(caller("carol")).watch(gateway)
     third.cancel()
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-ends", "feed-heartbeat")
 async def test_a_feed_ends_with_its_age_and_gives_signs_of_life() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=100, heartbeat=15))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=100, heartbeat=15))
     one = Onlooker()
     await one.watch(gateway, 101)
     assert one.left
@@ -739,14 +713,12 @@ async def test_a_feed_ends_with_its_age_and_gives_signs_of_life() -> None:
     other = Onlooker(expiring)
     await other.watch(shared, 51)
     assert other.left
-    for each in (gateway, shared):
-        await each.aclose()
 
 
 @pytest.mark.wire("feed-ends", "drain-streams")
 async def test_a_process_that_stops_sends_its_viewers_on() -> None:
     host = host_with(2)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     everybody = [Onlooker() for _ in range(5)]
     watching = watched(gateway, *everybody)
     await asyncio.gather(*(each.sees(newest(host), within=1) for each in everybody))
@@ -758,11 +730,10 @@ async def test_a_process_that_stops_sends_its_viewers_on() -> None:
         await Onlooker().watch(gateway)
     await gateway.aclose()
     host.add("3")
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     for each in everybody:
         await each.watch(gateway, 1)
         assert len(each.told) == 3
-    await gateway.aclose()
 
 
 async def test_a_key_that_is_revoked_ends_the_feed() -> None:
@@ -779,4 +750,3 @@ async def test_a_key_that_is_revoked_ends_the_feed() -> None:
     host.add("3")
     with pytest.raises(InvalidToken):
         await asyncio.wait_for(watching, EVERY + 1)
-    await gateway.aclose()

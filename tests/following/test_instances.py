@@ -114,8 +114,7 @@ async def test_a_process_that_has_not_seen_a_change_does_not_take_it_back() -> N
 @pytest.mark.parametrize("apart", [0.3, 2.0, 4.5])
 async def test_an_end_from_before_a_resume_elsewhere_is_not_told_to_who_knows_of_the_resume(apart: float) -> None:
     host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(25)
+    hosted = host.add(status="COMPLETE", length=25)
     here, there = Gateway(host, MemoryBroker()), Gateway(host, MemoryBroker())
     viewer = Viewer()
     await viewer.watch(here)
@@ -134,8 +133,7 @@ async def test_an_end_from_before_a_resume_elsewhere_is_not_told_to_who_knows_of
     back = Viewer(cursor=25)
     await back.watch(there, until=20)
     assert not back.ends
-    hosted.append(2)
-    hosted.status = "COMPLETE"
+    hosted.complete(2)
     await viewer.watch(there)
     assert viewer.ends == [25, 27]
     await here.aclose()

@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.runs import Cursor, LogPage, RunRef
-from tests.fakehost import FakeHost, TellingHost, caller
+from tests.fakehost import FakeHost, TellingHost, caller, in_front_of
 from tests.following.viewing import Viewer
 
 pytestmark = pytest.mark.virtual_time
 
 
 def a_gateway(host: FakeHost) -> Gateway:
-    return Gateway(host, MemoryBroker(), linger=60, turns=ReadQueue(limit=100_000))
+    return in_front_of(host, linger=60, turns=ReadQueue(limit=100000))
 
 
 async def watched(host: FakeHost) -> tuple[Gateway, Viewer, asyncio.Future[bool]]:
@@ -34,8 +33,7 @@ async def watched(host: FakeHost) -> tuple[Gateway, Viewer, asyncio.Future[bool]
 async def test_an_entry_that_changes_after_the_end_is_shown_to_who_comes_then() -> None:
     host = FakeHost()
     host.with_revisions, host.with_times = True, False
-    hosted = host.add(status="COMPLETE")
-    hosted.append(150)
+    hosted = host.add(status="COMPLETE", length=150)
     gateway = a_gateway(host)
     first = Viewer()
     await first.watch(gateway)
@@ -48,28 +46,24 @@ async def test_an_entry_that_changes_after_the_end_is_shown_to_who_comes_then() 
     await new.watch(gateway)
     assert again.texts() == new.texts() == hosted.encoded()
     assert again.ends == new.ends == [150]
-    await gateway.aclose()
 
 
 async def test_without_revisions_it_is_not_looked_for() -> None:
     host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(150)
+    host.add(status="COMPLETE", length=150)
     gateway = a_gateway(host)
     await Viewer().watch(gateway)
     reads = host.calls["log"]
     await asyncio.sleep(10)
     await Viewer().watch(gateway)
     assert host.calls["log"] - reads <= 2
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("position", [3, 99, 150])
 async def test_an_entry_that_changes_far_from_the_end_is_told_to_who_watches(position: int) -> None:
     host = FakeHost()
     host.with_revisions = True
-    hosted = host.add()
-    hosted.append(150)
+    hosted = host.add(length=150)
     gateway, viewer, watching = await watched(host)
     hosted.amend(position, text="another")
     await asyncio.sleep(30)
@@ -88,8 +82,7 @@ async def test_an_entry_that_changes_far_from_the_end_is_told_to_who_watches(pos
 async def test_a_log_without_times_is_known_to_be_another_by_its_ids(longer: int) -> None:
     host = FakeHost()
     host.with_ids, host.with_times = True, False
-    hosted = host.add()
-    hosted.append(30)
+    hosted = host.add(length=30)
     gateway, viewer, watching = await watched(host)
     hosted.replace(30 + longer)
     await asyncio.sleep(60)
@@ -103,8 +96,7 @@ async def test_a_log_without_times_is_known_to_be_another_by_its_ids(longer: int
 async def test_an_entry_that_keeps_its_id_is_the_same_whatever_its_time() -> None:
     host = FakeHost()
     host.with_ids = True
-    hosted = host.add()
-    hosted.append(30)
+    hosted = host.add(length=30)
     gateway, viewer, watching = await watched(host)
     hosted.amend(30, created_at="later")
     await asyncio.sleep(30)
@@ -117,7 +109,7 @@ async def test_an_entry_that_keeps_its_id_is_the_same_whatever_its_time() -> Non
 
 def a_quick_gateway(host: FakeHost) -> Gateway:
     cadence = lambda: Cadence(fast=0.25, slow=0.5, resting=1)  # noqa: E731
-    return Gateway(host, MemoryBroker(), turns=ReadQueue(limit=1_000_000), cadence=cadence)
+    return in_front_of(host, turns=ReadQueue(limit=1000000), cadence=cadence)
 
 
 async def test_a_host_that_tells_of_news_is_read_at_once_and_seldom_otherwise() -> None:
@@ -164,13 +156,11 @@ async def test_a_host_that_tells_no_more_is_read_as_others_are() -> None:
     hosted.status = "COMPLETE"
     await watching
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 async def test_a_host_whose_revisions_mean_nothing_is_not_read_again_and_again() -> None:
     host = RestlessHost()
-    hosted = host.add()
-    hosted.append(1_500)
+    hosted = host.add(length=1500)
     gateway = a_gateway(host)
     viewer = Viewer()
     watching = asyncio.ensure_future(viewer.watch(gateway))
@@ -184,7 +174,6 @@ async def test_a_host_whose_revisions_mean_nothing_is_not_read_again_and_again()
     hosted.status = "COMPLETE"
     await watching
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 class RestlessHost(FakeHost):
@@ -198,8 +187,7 @@ async def test_what_changes_while_a_log_is_read_is_told_to_who_watches() -> None
     host = FakeHost()
     host.with_revisions = True
     host.page_size = host.most = 40
-    hosted = host.add()
-    hosted.append(60)
+    hosted = host.add(length=60)
     gateway, viewer, watching = await watched(host)
 
     async def meanwhile(operation: str) -> None:
@@ -228,8 +216,7 @@ async def test_what_changes_while_a_log_is_read_is_told_to_who_watches() -> None
 async def test_an_entry_that_changes_as_the_log_grows_is_told_to_who_watches() -> None:
     host = FakeHost()
     host.with_revisions = True
-    hosted = host.add()
-    hosted.append(150)
+    hosted = host.add(length=150)
     gateway, viewer, watching = await watched(host)
     hosted.amend(3, text="another")
     hosted.append()
@@ -252,7 +239,6 @@ async def test_a_host_whose_events_end_at_once_is_asked_for_them_seldom() -> Non
     await asyncio.sleep(300)
     assert host.calls["changes"] - calls <= 11
     await watching
-    await gateway.aclose()
 
 
 class HastyHost(TellingHost):
@@ -279,7 +265,6 @@ async def test_a_host_that_tells_of_everything_is_read_no_more_often_than_others
     hosted.status = "COMPLETE"
     await watching
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 async def test_a_host_that_tells_nothing_of_a_run_is_not_read_for_that() -> None:
@@ -294,7 +279,6 @@ async def test_a_host_that_tells_nothing_of_a_run_is_not_read_for_that() -> None
     await asyncio.sleep(400)
     assert host.calls["log"] - reads <= 21
     await watching
-    await gateway.aclose()
 
 
 async def test_a_host_is_listened_to_on_behalf_of_those_who_still_view() -> None:
@@ -314,33 +298,28 @@ async def test_a_host_is_listened_to_on_behalf_of_those_who_still_view() -> None
     assert (second.cursor, host.listeners) == (2, 1)
     hosted.status = "COMPLETE"
     await asyncio.gather(*watching)
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("lags", [True, False])
 async def test_the_end_of_a_run_that_was_just_resumed_is_doubted_where_answers_may_be_old(lags: bool) -> None:
     host = FakeHost()
     host.lags = lags
-    hosted = host.add(status="COMPLETE")
-    hosted.append(3)
+    hosted = host.add(status="COMPLETE", length=3)
     gateway = a_gateway(host)
     await gateway.resume(caller(), "9", "1", "Go on", None)
-    hosted.append(1)
-    hosted.status = "COMPLETE"
+    hosted.complete()
     await asyncio.sleep(1)
     began = asyncio.get_running_loop().time()
     viewer = Viewer()
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
     assert (asyncio.get_running_loop().time() - began < 5) is not lags
-    await gateway.aclose()
 
 
 async def test_what_changes_soon_after_a_comparison_is_told_before_the_end() -> None:
     host = FakeHost()
     host.with_revisions = True
-    hosted = host.add()
-    hosted.append(150)
+    hosted = host.add(length=150)
     gateway = a_quick_gateway(host)
     viewer = Viewer()
     watching = asyncio.ensure_future(viewer.watch(gateway))
@@ -355,7 +334,6 @@ async def test_what_changes_soon_after_a_comparison_is_told_before_the_end() -> 
         await again.watch(gateway)
         assert again.texts() == hosted.encoded()
         await asyncio.sleep(0.5)
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("with_revisions", [True, False])
@@ -364,8 +342,7 @@ async def test_who_comes_back_to_a_log_that_has_lost_entries_has_all_of_it_anew_
 ) -> None:
     host = FakeHost()
     host.with_ids, host.with_times, host.with_revisions = True, False, with_revisions
-    hosted = host.add(status="COMPLETE")
-    hosted.append(14)
+    hosted = host.add(status="COMPLETE", length=14)
     gateway = a_gateway(host)
     viewer = Viewer()
     await viewer.watch(gateway)

@@ -3,8 +3,7 @@ import asyncio
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.gateway import Gateway
-from tests.fakehost import FakeHost
+from tests.fakehost import FakeHost, in_front_of
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 
@@ -20,7 +19,7 @@ async def test_a_viewer_who_reads_what_was_let_go_is_not_left_alone_when_memory_
     other = host.add("2", status="COMPLETE")
     other.append(50, text="x" * 1000)
     host.latency = 1.0
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     slow, quick = Viewer(), Viewer()
     loop = asyncio.get_running_loop()
     watching = asyncio.create_task(slow.watch(gateway))
@@ -31,15 +30,13 @@ async def test_a_viewer_who_reads_what_was_let_go_is_not_left_alone_when_memory_
     assert slow.texts() == long.encoded()
     assert slow.ends == [3000]
     assert loop.time() < 100
-    await gateway.aclose()
 
 
 async def test_a_thousand_people_who_open_one_finished_run_cost_one_set_of_pages() -> None:
     host = StrictHost()
-    finished = host.add("1", status="COMPLETE")
-    finished.append(1050)
+    finished = host.add("1", status="COMPLETE", length=1050)
     told = finished.encoded()
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
 
     async def open_it(number: int) -> None:
         await asyncio.sleep(0.6 * number)
@@ -54,14 +51,12 @@ async def test_a_thousand_people_who_open_one_finished_run_cost_one_set_of_pages
     assert host.calls["log"] <= 11 + 1 + seconds / 5
     assert host.calls["get"] <= seconds / 5 + seconds / 60 + 2
     assert not host.refused
-    await gateway.aclose()
 
 
 async def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_there_and_then_read_anew() -> None:
     host = StrictHost()
-    finished = host.add("1", status="COMPLETE")
-    finished.append(1050)
-    gateway = Gateway(host, MemoryBroker())
+    finished = host.add("1", status="COMPLETE", length=1050)
+    gateway = in_front_of(host)
     for away, reads in ((1, 11), (4, 2), (600, 2), (600, 11 + 2)):
         before = host.calls["log"]
         viewer = Viewer()
@@ -70,7 +65,6 @@ async def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_th
         assert host.calls["log"] - before <= reads + 1
         await asyncio.sleep(away)
     assert gateway.runs_followed == 0
-    await gateway.aclose()
 
 
 @pytest.mark.wire("position-amendments", "end-known")
@@ -81,7 +75,7 @@ async def test_who_comes_back_when_the_log_was_let_go_a_moment_before_is_given_w
     acted = first.act()
     other = host.add("2", status="COMPLETE")
     other.append(60, text="x" * 1000)
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     viewer = Viewer(plain=False)
     await viewer.watch(gateway)
     await Viewer().watch(gateway, run="2")  # takes the place of the first
@@ -90,4 +84,3 @@ async def test_who_comes_back_when_the_log_was_let_go_a_moment_before_is_given_w
     assert viewer.texts() == first.encoded()
     assert viewer.ends == [31, 31]
     assert asyncio.get_running_loop().time() < 10
-    await gateway.aclose()

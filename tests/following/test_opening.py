@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     Forbidden,
     GatewayError,
@@ -21,7 +20,7 @@ from codegen_api.identity import READ, Caller, Credential, Principal
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Changed, Run
 from codegen_api.upstreams import NewRun
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 
@@ -58,7 +57,7 @@ async def test_two_hundred_runs_that_are_opened_in_a_second_are_all_shown_in_tim
     host = StrictHost()
     for number in range(1, 201):
         host.add(str(number)).append(5)
-    gateway = Gateway(host, MemoryBroker(), max_streams_each=200)
+    gateway = in_front_of(host, max_streams_each=200)
     viewers, heard = await open_all(gateway, 200, 450)
     assert not host.refused
     assert len(heard) == 200
@@ -70,7 +69,6 @@ async def test_two_hundred_runs_that_are_opened_in_a_second_are_all_shown_in_tim
     assert all(viewer.notices == ["rate_limited", "recovered"] for viewer in waited)
     gaps = [host.longest_gap(str(number), 0, 450) for number in range(1, 201)]
     assert max(gaps) < 350
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("length", [30, 300])
@@ -78,20 +76,19 @@ async def test_ended_runs_that_are_opened_at_once_are_given_page_by_page_and_end
     host = StrictHost()
     for number in range(1, 61):
         host.add(str(number), status="COMPLETE", result="done").append(length)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=3000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=3000))
     viewers, _ = await open_all(gateway, 60, 1_000)
     assert not host.refused
     assert all(viewer.ends == [length] for viewer in viewers)
     assert all(viewer.last_run.fields["summary"] == "whole" for viewer in viewers)  # type: ignore[attr-defined]
     first = [viewer.arrivals[min(length, 100)] for viewer in viewers]
     assert max(first) < 100
-    await gateway.aclose()
 
 
 def busy(host: FakeHost, **more: Any) -> Gateway:
     """A gateway with a budget of which nothing is left for the next minute."""
     turns = ReadQueue()
-    gateway = Gateway(host, MemoryBroker(), turns=turns, **more)
+    gateway = in_front_of(host, turns=turns, **more)
     for name in ("alice", "bob", "a-shared-token"):
         budget = turns.queue(caller(name).credential.digest).budget
         for _ in range(60):
@@ -136,7 +133,6 @@ async def test_who_waits_in_line_hears_that_and_nothing_of_the_run_until_the_hos
     assert found[shown][0] >= 55
     assert kinds.count(Quiet) >= 3
     assert (host.log[0][1], host.log[0][2]) == ("log", "alice")  # the page that proves the right
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-waits-in-line")
@@ -149,14 +145,13 @@ async def test_who_is_refused_after_a_wait_is_told_so_and_sees_nothing() -> None
     assert isinstance(bob[-1][1], Forbidden)
     assert all(isinstance(update, Notice | Quiet | Forbidden) for _, update in bob)
     assert any(isinstance(update, Changed) for _, update in alice)
-    await gateway.aclose()
 
 
 @pytest.mark.wire("right-asked-first")
 async def test_a_refusal_that_comes_soon_is_an_ordinary_answer_though_there_is_no_room() -> None:
     host = FakeHost()
     turns = ReadQueue()
-    gateway = Gateway(host, MemoryBroker(), turns=turns)
+    gateway = in_front_of(host, turns=turns)
     budget = turns.queue(caller().credential.digest).budget
     for _ in range(30):  # half of the limit
         budget.asking()
@@ -164,7 +159,6 @@ async def test_a_refusal_that_comes_soon_is_an_ordinary_answer_though_there_is_n
     with pytest.raises(NotFound):
         await gateway.follow(caller(), "9", "1", Position(0))
     assert host.calls == {"log": 1}
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-checked")
@@ -177,8 +171,7 @@ async def test_where_callers_share_a_credential_the_owner_is_known_before_anythi
     host = FakeHost()
     host.tokens["a-shared-token"] = "3"
     ownership = Ownership(["a secret"])
-    hosted = host.add(marks=ownership.marks(shared("ann")))
-    hosted.append(3)
+    host.add(marks=ownership.marks(shared("ann")), length=3)
     gateway = busy(host, ownership=ownership)
     ann, ben = await asyncio.gather(told(gateway, shared("ann"), 90), told(gateway, shared("ben"), 90))
     assert any(isinstance(update, Changed) for _, update in ann)
@@ -187,7 +180,6 @@ async def test_where_callers_share_a_credential_the_owner_is_known_before_anythi
     assert host.log[0][1] == "get"
     with pytest.raises(NotFound):  # it is known now
         await gateway.follow(shared("ben"), "9", "1", Position(0))
-    await gateway.aclose()
 
 
 async def test_all_who_wait_for_one_run_with_one_token_are_let_in_by_one_page() -> None:
@@ -197,7 +189,6 @@ async def test_all_who_wait_for_one_run_with_one_token_are_let_in_by_one_page() 
     found = await asyncio.gather(*(told(gateway, caller(), 62) for _ in range(50)))
     assert all(any(isinstance(update, Changed) for _, update in each) for each in found)
     assert host.calls["log"] <= 3
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-waits-in-line", "fault-notice")
@@ -218,7 +209,6 @@ async def test_who_waits_while_the_host_has_trouble_is_let_in_afterwards(error: 
     assert codes[-1] == "recovered"
     assert ("rate_limited" if isinstance(error, UpstreamRateLimited) else "upstream_unavailable") in codes
     assert any(isinstance(update, Changed) for _, update in found)
-    await gateway.aclose()
 
 
 @pytest.mark.wire("stream-waits-in-line", "drain-streams", "stream-age")
@@ -245,7 +235,6 @@ async def test_a_wait_in_line_ends_as_a_stream_does(how: str) -> None:
         assert isinstance(last, ShuttingDown)
     await asyncio.sleep(100)
     assert not host.calls  # nobody is there to be let in
-    await gateway.aclose()
 
 
 async def test_what_a_page_says_of_a_run_is_not_taken_for_all_of_it() -> None:
@@ -258,7 +247,6 @@ async def test_what_a_page_says_of_a_run_is_not_taken_for_all_of_it() -> None:
     assert described[-1].fields["summary"] == "whole"
     assert (await gateway.get(caller(), "9", "1")).fields["summary"] == "whole"
     assert (await gateway.view(caller(), "9", "1")).fields["summary"] == "whole"
-    await gateway.aclose()
 
 
 async def test_a_run_that_was_just_created_is_opened_without_a_question_though_there_is_no_room() -> None:
@@ -268,7 +256,6 @@ async def test_a_run_that_was_just_created_is_opened_without_a_question_though_t
     assert started.ref.id == "1"
     found = await told(gateway, caller(), 1)
     assert isinstance(found[0][1], Changed)
-    await gateway.aclose()
 
 
 async def test_the_first_page_is_asked_for_in_smaller_pieces_when_it_is_too_much() -> None:
@@ -286,7 +273,6 @@ async def test_the_first_page_is_asked_for_in_smaller_pieces_when_it_is_too_much
     viewer = Viewer()
     await viewer.watch(gateway)
     assert viewer.texts() == ['{"type":"UNREADABLE"}'] * 100
-    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-kept", "right-asked-first")
@@ -294,7 +280,7 @@ async def test_rights_that_are_asked_for_without_a_stream_wait_in_the_line_as_we
     host = StrictHost()
     for number in range(1, 101):
         host.add(str(number))
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     views = await asyncio.gather(
         *(gateway.view(caller(), "9", str(number)) for number in range(1, 101)), return_exceptions=True
     )
@@ -306,4 +292,3 @@ async def test_rights_that_are_asked_for_without_a_stream_wait_in_the_line_as_we
     assert len({round(wait or 0) for wait in waits}) > 10
     assert gateway.viewers == 0
     assert (await gateway.view(caller(), "9", shown[0].ref.id)) is shown[0]
-    await gateway.aclose()

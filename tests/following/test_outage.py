@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     Forbidden,
     GatewayError,
@@ -17,10 +16,9 @@ from codegen_api.errors import (
 )
 from codegen_api.following import Patrol
 from codegen_api.following.outage import Outage
-from codegen_api.gateway import Gateway
-from tests.fakehost import FakeHost, caller
+from tests.fakehost import FakeHost, caller, in_front_of, opened
 from tests.following.strict import StrictHost
-from tests.following.viewing import Viewer
+from tests.following.viewing import Viewer, watched
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -57,11 +55,9 @@ def test_a_log_goes_on_within_ten_seconds_of_the_host_s_return(
 ) -> None:
     async def main() -> None:
         host = Down(fault)
-        hosted = host.add()
-        hosted.append(5)
-        gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=10_000))
-        viewer = Viewer()
-        watching = asyncio.create_task(viewer.watch(gateway, until=length + 80))
+        hosted = host.add(length=5)
+        gateway = in_front_of(host, patrol=lambda: Patrol(max_age=10_000))
+        viewer, watching = watched(gateway, until=length + 80)
         await asyncio.sleep(30)
         host.down = (30, 30 + length)
         hosted.append()
@@ -70,7 +66,6 @@ def test_a_log_goes_on_within_ten_seconds_of_the_host_s_return(
         await watching
         assert viewer.arrivals[6] - (30 + length) <= (10 if fault or length > 60 else 30)
         assert viewer.notices[-1] == "recovered"
-        await gateway.aclose()
 
     run(main(), at_most=4000)
 
@@ -83,7 +78,7 @@ async def test_all_logs_go_on_soon_and_the_host_is_asked_by_one_for_all_until_th
     host = Down(fault)
     for number in range(1, 13):
         host.add(str(number)).append(5)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=10_000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=10_000))
     viewers = {number: Viewer() for number in host.runs}
     watching = [asyncio.create_task(viewer.watch(gateway, run=number, until=760)) for number, viewer in viewers.items()]
     await asyncio.sleep(30)
@@ -97,18 +92,13 @@ async def test_all_logs_go_on_soon_and_the_host_is_asked_by_one_for_all_until_th
     # a question each five seconds, and each log's own now and then
     assert host.during <= 670 / 5 + 12 * 670 / 30 + 12 * 5
     assert not host.refused
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-notice")
 @pytest.mark.parametrize("error", [UpstreamRateLimited, UpstreamError])
 async def test_what_the_host_says_of_when_to_come_back_is_obeyed(error: type[GatewayError]) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(5)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=10_000))
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway, until=200))
+    host, hosted, gateway = opened(5, patrol=lambda: Patrol(max_age=10_000))
+    viewer, watching = watched(gateway, until=200)
     await asyncio.sleep(30)
     told: list[float] = []
 
@@ -123,7 +113,6 @@ async def test_what_the_host_says_of_when_to_come_back_is_obeyed(error: type[Gat
     after = [moment - told[0] for moment, _, _ in host.log if moment > told[0]]
     assert 70 <= after[0] <= 90
     assert viewer.cursor == 6
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-notice")
@@ -140,7 +129,7 @@ async def test_a_log_that_alone_cannot_be_had_is_tried_at_its_own_pace_while_oth
     host = Partly()
     for number in "12":
         host.add(number).append(5)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=10_000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=10_000))
     broken, other = Viewer(), Viewer()
     watching = [
         asyncio.create_task(viewer.watch(gateway, run=number, until=590))
@@ -153,13 +142,12 @@ async def test_a_log_that_alone_cannot_be_had_is_tried_at_its_own_pace_while_oth
     assert other.cursor == 105
     assert len(tries) < 600 / 5
     assert broken.notices.count("recovered") == 0
-    await gateway.aclose()
 
 
 async def test_a_refusal_ends_the_wait_for_those_whom_it_concerns() -> None:
     host = Down(UpstreamUnreachable)
     host.add().append(5)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=10_000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=10_000))
     watching = asyncio.create_task(Viewer().watch(gateway))
     await asyncio.sleep(10)
     host.down = (10, 100)
@@ -168,13 +156,12 @@ async def test_a_refusal_ends_the_wait_for_those_whom_it_concerns() -> None:
     with pytest.raises(Forbidden):
         await watching
     assert asyncio.get_running_loop().time() <= 110
-    await gateway.aclose()
 
 
 async def test_nobody_asks_for_a_host_whose_viewers_have_all_left() -> None:
     host = Down(UpstreamUnreachable)
     host.add().append(5)
-    gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=10_000))
+    gateway = in_front_of(host, patrol=lambda: Patrol(max_age=10_000))
     watching = asyncio.create_task(Viewer().watch(gateway, who=caller(), until=40))
     await asyncio.sleep(10)
     host.down = (10, 1000)
@@ -183,7 +170,6 @@ async def test_nobody_asks_for_a_host_whose_viewers_have_all_left() -> None:
     asked = host.during
     await asyncio.sleep(200)
     assert host.during == asked
-    await gateway.aclose()
 
 
 async def test_who_waits_for_a_host_hears_what_is_wrong_with_the_question_and_of_the_first_answer_alone() -> None:
@@ -210,10 +196,7 @@ async def test_who_waits_for_a_host_hears_what_is_wrong_with_the_question_and_of
 
 @pytest.mark.wire("right-revoked")
 async def test_whom_the_host_refuses_the_run_itself_has_to_go() -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(5)
-    gateway = Gateway(host, MemoryBroker())
+    host, hosted, gateway = opened(5)
     watching = asyncio.create_task(Viewer().watch(gateway))
     await asyncio.sleep(5)
 
@@ -225,4 +208,3 @@ async def test_whom_the_host_refuses_the_run_itself_has_to_go() -> None:
     hosted.status = "PAUSED"
     with pytest.raises(Forbidden):
         await watching
-    await gateway.aclose()

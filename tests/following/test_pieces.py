@@ -20,11 +20,10 @@ from codegen_api.errors import (
 )
 from codegen_api.following import ReadQueue
 from codegen_api.following.portions import GIVEN_UP, LESS_STEADY, MISSING, Portion
-from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, RunRef
-from tests.fakehost import FakeHost, caller
-from tests.following.viewing import Viewer
+from tests.fakehost import FakeHost, caller, in_front_of, opened
+from tests.following.viewing import Viewer, watched
 
 pytestmark = pytest.mark.virtual_time
 
@@ -66,14 +65,12 @@ async def test_however_little_a_host_gives_and_whatever_it_counts_everything_com
 ) -> None:
     host = Moody(*most, with_totals=count is not None)
     host.counts = COUNTS[count or "right"]
-    hosted = host.add(status="COMPLETE")
-    hosted.append(130)
-    gateway = Gateway(host, MemoryBroker())
+    hosted = host.add(status="COMPLETE", length=130)
+    gateway = in_front_of(host)
     viewer = Viewer(cursor=cursor, log={n: host_json(hosted, n) for n in range(1, cursor + 1)})
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
     assert (viewer.ends, viewer.resyncs) == ([130], [])
-    await gateway.aclose()
 
 
 @pytest.mark.wire("end-complete", "stream-log")
@@ -84,21 +81,17 @@ async def test_the_log_of_a_run_at_work_is_whole_at_its_end_although_the_host_gi
 ) -> None:
     host = Moody(*most, with_totals=count is not None)
     host.counts = COUNTS[count or "right"]
-    hosted = host.add()
-    hosted.append(45)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    hosted = host.add(length=45)
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     for _ in range(4):
         await asyncio.sleep(10)
         hosted.append(20)
     hosted.amend(100)
-    hosted.append(5)
-    hosted.status = "COMPLETE"
+    hosted.complete(5)
     await watching
     assert viewer.texts() == hosted.encoded()
     assert (viewer.ends, viewer.resyncs) == ([130], [])
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("most", [(50,), (30, 1, 7)], ids=str)
@@ -106,27 +99,22 @@ async def test_what_has_left_the_memory_is_read_again_in_as_many_pieces_as_it_ta
     host = Moody(*most)
     hosted = host.add()
     hosted.append(450, text="x" * 1000)
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
-    early = Viewer()
-    watching = asyncio.create_task(early.watch(gateway))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
+    early, watching = watched(gateway)
     await asyncio.sleep(300)
-    late = Viewer()
-    coming = asyncio.create_task(late.watch(gateway))
+    late, coming = watched(gateway)
     await asyncio.sleep(1)
     hosted.status = "COMPLETE"
     await asyncio.gather(watching, coming)
     assert early.texts() == late.texts() == hosted.encoded()
     assert early.ends == late.ends == [450]
-    await gateway.aclose()
 
 
 async def test_a_log_that_is_replaced_is_noticed_although_the_host_gives_little() -> None:
     host = Moody(20)
-    hosted = host.add()
-    hosted.append(90)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    hosted = host.add(length=90)
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(20)
     hosted.replace(40)
     await asyncio.sleep(30)
@@ -134,14 +122,10 @@ async def test_a_log_that_is_replaced_is_noticed_although_the_host_gives_little(
     await watching
     assert [resync.cursor for resync in viewer.resyncs] == [0]
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 async def test_a_page_is_given_as_soon_as_it_is_read() -> None:
-    host = FakeHost()
-    hosted = host.add(status="COMPLETE")
-    hosted.append(1000)
-    gateway = Gateway(host, MemoryBroker())
+    host, hosted, gateway = opened(1000, status="COMPLETE")
     await gateway.view(caller(), "9", "1")
 
     async def slow(operation: str) -> None:
@@ -154,7 +138,6 @@ async def test_a_page_is_given_as_soon_as_it_is_read() -> None:
     assert viewer.texts() == hosted.encoded()
     assert viewer.arrivals[100] < 1
     assert viewer.arrivals[101] > 40
-    await gateway.aclose()
 
 
 # -- what is too much -------------------------------------------------------------------------------------------------
@@ -192,17 +175,15 @@ async def test_a_stretch_that_does_not_come_whole_is_asked_for_in_smaller_pieces
     fault: Callable[[], GatewayError], cursor: int
 ) -> None:
     host = Times(20_000, fault)
-    hosted = host.add(status="COMPLETE")
-    hosted.append(40)
+    hosted = host.add(status="COMPLETE", length=40)
     hosted.append(300, text="x" * 1_000)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     viewer = Viewer(cursor=cursor, log={n: host_json(hosted, n) for n in range(1, cursor + 1)})
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
     assert viewer.ends == [340]
     assert len(host.failed) < 24  # without knowing how much is too much, each of twenty pages would fail three times
     assert not any("UNREADABLE" in text for text in viewer.texts())
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-too-much", "json-always-valid")
@@ -212,11 +193,10 @@ async def test_an_entry_that_does_not_come_alone_has_a_placeholder_in_its_place(
     fault: Callable[[], GatewayError], places: tuple[int, ...]
 ) -> None:
     host = Times(20_000, fault)
-    hosted = host.add(status="COMPLETE")
-    hosted.append(130)
+    hosted = host.add(status="COMPLETE", length=130)
     for place in places:
         hosted.amend(place, text="x" * 30_000)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     viewer = Viewer()
     await viewer.watch(gateway, until=1_000)
     assert viewer.ends == [130]
@@ -226,18 +206,15 @@ async def test_an_entry_that_does_not_come_alone_has_a_placeholder_in_its_place(
     assert viewer.texts() == expected
     page = await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
     assert [entry.json.decode() for entry in page.entries] == expected[:100]
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-too-much", "stream-amended")
 async def test_a_placeholder_is_amended_when_the_entry_can_be_had() -> None:
     host = Times(20_000, AnswerCut)
-    hosted = host.add()
-    hosted.append(30)
+    hosted = host.add(length=30)
     hosted.amend(20, text="x" * 30_000)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(200)
     assert viewer.log[20] == b'{"type":"UNREADABLE"}'
     vain = len(host.failed)
@@ -248,7 +225,6 @@ async def test_a_placeholder_is_amended_when_the_entry_can_be_had() -> None:
     await watching
     assert viewer.texts() == hosted.encoded()
     assert 20 in viewer.amended
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-too-much")
@@ -258,15 +234,14 @@ async def test_an_outage_is_not_taken_for_entries_that_cannot_be_had(fault: type
     host = Times(20_000 if heavy else 10**9, AnswerCut)
     hosted = host.add()
     hosted.append(150, text="x" * 15_000 if heavy else "x")
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     await gateway.view(caller(), "9", "1")
 
     async def fail(operation: str) -> None:
         raise fault
 
     host.before, calm = fail, host.before
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    viewer, watching = watched(gateway)
     await asyncio.sleep(300)
     assert viewer.cursor == 0
     host.before = calm
@@ -274,7 +249,6 @@ async def test_an_outage_is_not_taken_for_entries_that_cannot_be_had(fault: type
     assert viewer.texts() == hosted.encoded()
     hosted.status = "COMPLETE"
     await watching
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-too-much")
@@ -283,17 +257,15 @@ async def test_a_host_that_fails_now_and_then_gives_every_entry_and_soon_full_pa
     fault: type[GatewayError],
 ) -> None:
     host = Times(10**9, fault)
-    hosted = host.add()
-    hosted.append(300)
-    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(limit=600))
+    hosted = host.add(length=300)
+    gateway = in_front_of(host, turns=ReadQueue(limit=600))
     rng = random.Random(7)
 
     async def fail(operation: str) -> None:
         if operation == "log" and rng.random() < 0.4:
             raise fault
 
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    viewer, watching = watched(gateway)
     await asyncio.sleep(1)
     host.before, calm = fail, host.before
     for _ in range(40):
@@ -308,17 +280,14 @@ async def test_a_host_that_fails_now_and_then_gives_every_entry_and_soon_full_pa
     assert viewer.texts() == hosted.encoded()
     assert not viewer.amended
     assert max(host.asked) == 100
-    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-too-much")
 async def test_after_an_outage_full_pages_are_asked_for() -> None:
     host = Times(10**9, UpstreamError)
-    hosted = host.add()
-    hosted.append(10)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    hosted = host.add(length=10)
+    gateway = in_front_of(host)
+    viewer, watching = watched(gateway)
     await asyncio.sleep(20)
 
     async def fail(operation: str) -> None:
@@ -334,7 +303,6 @@ async def test_after_an_outage_full_pages_are_asked_for() -> None:
     assert viewer.texts() == hosted.encoded()
     hosted.status = "COMPLETE"
     await watching
-    await gateway.aclose()
 
 
 async def test_a_log_that_the_host_never_shows_gets_no_placeholders() -> None:
@@ -350,12 +318,11 @@ async def test_a_log_that_the_host_never_shows_gets_no_placeholders() -> None:
     host = Deaf()
     for number in "12":
         host.add(number).append(5)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     deaf, other = Viewer(), Viewer()
     await asyncio.gather(deaf.watch(gateway, until=300), other.watch(gateway, run="2", until=300))
     assert (deaf.cursor, other.cursor) == (0, 5)
     assert "upstream_unavailable" in deaf.notices
-    await gateway.aclose()
 
 
 async def test_what_is_asked_for_at_once_shrinks_by_half_and_grows_again_slowly_where_that_was_too_much() -> None:

@@ -18,8 +18,7 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.gateway import Gateway
-from tests.fakehost import FakeHost, Hosted, caller
+from tests.fakehost import FakeHost, Hosted, caller, in_front_of
 from tests.following.viewing import Viewer
 from tests.virtual import run
 
@@ -98,7 +97,7 @@ def test_every_viewer_ends_with_the_log_that_the_host_has(
                 raise faults.pop()
 
         host.before = before
-        gateway = Gateway(host, MemoryBroker(max_bytes=memory))
+        gateway = in_front_of(host, MemoryBroker(max_bytes=memory))
         viewers = [Viewer() for _ in coming]
 
         async def visit(viewer: Viewer, stays: list[tuple[float, float]]) -> None:
@@ -136,7 +135,6 @@ def test_every_viewer_ends_with_the_log_that_the_host_has(
             assert viewer.ends[-1] == len(hosted.entries)
             assert viewer.ends == sorted(viewer.ends)
             assert not viewer.resyncs
-        await gateway.aclose()
 
     run(main(), at_most=20_000)
 
@@ -169,7 +167,7 @@ def test_replaced_logs_and_lost_rights_concern_those_whom_they_concern(
                 raise faults.pop()
 
         host.before = before
-        gateway = Gateway(host, MemoryBroker())
+        gateway = in_front_of(host)
         alice, bob = Viewer(), Viewer()
         refusals = 0
 
@@ -215,6 +213,5 @@ def test_replaced_logs_and_lost_rights_concern_those_whom_they_concern(
         assert alice.texts() == bob.texts() == hosted.encoded()
         assert alice.ends == bob.ends == [len(hosted.entries)]
         assert barred or not refusals
-        await gateway.aclose()
 
     run(main(), at_most=20_000)

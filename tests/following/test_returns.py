@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.gateway import Gateway
-from tests.fakehost import FakeHost, Hosted
-from tests.following.viewing import Viewer
+from tests.fakehost import FakeHost, Hosted, in_front_of, opened
+from tests.following.viewing import Viewer, watched
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -52,11 +52,8 @@ async def cut_after(events: int, gateways: list[Gateway], *, away: float = 0.0) 
 @pytest.mark.wire("position-amendments", "position-continues")
 @pytest.mark.parametrize("back", [100, 300, 500, 590])
 async def test_a_return_to_a_long_log_costs_what_is_new_and_not_what_changed_long_ago(back: int) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    gateway = Gateway(host, MemoryBroker())
-    stays = Viewer()
-    staying = asyncio.create_task(stays.watch(gateway))
+    _, hosted, gateway = opened()
+    stays, staying = watched(gateway)
     changed = await work(hosted, 600)
     assert changed == 240
     assert len(stays.amended) > 200
@@ -71,7 +68,6 @@ async def test_a_return_to_a_long_log_costs_what_is_new_and_not_what_changed_lon
         assert not again.amended
     hosted.status = "COMPLETE"
     await staying
-    await gateway.aclose()
 
 
 @pytest.mark.wire("position-amendments", "position-headway")
@@ -82,7 +78,7 @@ async def test_who_was_given_a_settled_stretch_is_given_nothing_of_it_again() ->
         hosted.act()
         hosted.append()
     hosted.append(200)
-    gateway = Gateway(host, MemoryBroker())
+    gateway = in_front_of(host)
     viewer = Viewer(plain=False)
     await viewer.glance(gateway, 150)
     assert viewer.position is not None
@@ -92,7 +88,6 @@ async def test_who_was_given_a_settled_stretch_is_given_nothing_of_it_again() ->
     assert viewer.cursor == 400
     assert not viewer.amended
     assert host.calls["log"] <= before + 6
-    await gateway.aclose()
 
 
 @pytest.mark.wire("position-headway", "position-amendments", "position-continues", "stream-same-for-all")
@@ -139,18 +134,16 @@ async def test_who_comes_back_to_large_changes_is_given_them_in_batches_like_all
     host = FakeHost()
     hosted = host.add()
     acted = [hosted.act() for _ in range(18)]
-    gateway = Gateway(host, MemoryBroker(max_bytes=memory))
+    gateway = in_front_of(host, MemoryBroker(max_bytes=memory))
     viewer = Viewer(plain=False)
     await viewer.watch(gateway, until=10)
     await asyncio.sleep(60)
     for position in acted:
         hosted.amend(position, output="x" * 9_000)
-    hosted.append(2)
-    hosted.status = "COMPLETE"
+    hosted.complete(2)
     await viewer.watch(gateway)
     assert viewer.texts() == hosted.encoded()
     assert sorted(set(viewer.amended)) == acted
-    await gateway.aclose()
 
 
 @settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
@@ -177,11 +170,9 @@ def test_whatever_changes_meanwhile_each_event_is_headway(
     async def main() -> None:
         rng = random.Random(seed)
         host = FakeHost()
-        hosted = host.add()
-        hosted.append(30)
+        hosted = host.add(length=30)
         gateways = [Gateway(host, MemoryBroker(max_bytes=memory)) for _ in range(processes)]
-        stays = Viewer()
-        staying = asyncio.create_task(stays.watch(gateways[0]))
+        stays, staying = watched(gateways[0])
         cutting = asyncio.create_task(cut_after(events, gateways, away=away))
         changes = 0
         for wait, what, count in script:

@@ -5,13 +5,11 @@ import logging
 
 import pytest
 
-from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import UpstreamError, UpstreamRateLimited, UpstreamUnreachable
 from codegen_api.following.read_failures import SELDOM, Troubles
-from codegen_api.gateway import Gateway
 from codegen_api.runs import RunRef
-from tests.fakehost import FakeHost
-from tests.following.viewing import Viewer
+from tests.fakehost import opened
+from tests.following.viewing import watched
 
 pytestmark = pytest.mark.virtual_time
 
@@ -97,11 +95,8 @@ def test_a_run_that_nobody_reads_any_more_is_not_late(lines: list[str]) -> None:
 async def test_a_follower_tells_of_an_outage_in_two_lines_however_often_it_tries(
     error: UpstreamError, lines: list[str]
 ) -> None:
-    host = FakeHost()
-    host.add().append(3)
-    gateway = Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    watching = asyncio.create_task(viewer.watch(gateway))
+    host, _, gateway = opened(3)
+    _, watching = watched(gateway)
     await asyncio.sleep(5)
     failing = True
 
@@ -112,12 +107,10 @@ async def test_a_follower_tells_of_an_outage_in_two_lines_however_often_it_tries
     host.before = fail
     await asyncio.sleep(120)
     failing = False
-    host.runs["1"].append(1)
-    host.runs["1"].status = "COMPLETE"
+    host.runs["1"].complete()
     await asyncio.sleep(120)
     assert host.calls["log"] > 5
     late, over = lines
     assert late == f"the log of run 1 is late, and is asked for again: {error.reason}"
     assert over.startswith("the log of run 1 goes on, after ")
     await asyncio.wait_for(watching, 30)
-    await gateway.aclose()

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from codegen_api.brokers import Batch
 from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync
@@ -126,3 +127,9 @@ class Viewer:
         finally:
             await stream.aclose()
         return True
+
+
+def watched(gateway: Gateway, **how: Any) -> tuple[Viewer, asyncio.Task[bool]]:
+    """A new viewer, who begins to watch, and the task in which they do."""
+    viewer = Viewer()
+    return viewer, asyncio.create_task(viewer.watch(gateway, **how))
