@@ -29,7 +29,17 @@ from codegen_api.identity import Caller
 from codegen_api.pace import Cadence
 from codegen_api.runs import LogPage, Run
 from codegen_api.stores import Turn, TurnState
-from tests.conversations.world import ALICE, Host, Process, Seen, Step, World, works, works_for_ever
+from tests.conversations.world import (
+    ALICE,
+    Host,
+    Process,
+    Seen,
+    Step,
+    World,
+    conversing,
+    works,
+    works_for_ever,
+)
 from tests.fakehost import STATUSES, Hosted
 from tests.virtual import run
 
@@ -82,9 +92,7 @@ async def seen(process: Process, turn: Turn, who: Caller = ALICE) -> Seen:
 
 
 async def test_a_turn_comes_as_it_happens_and_is_over_once() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turn = await process.say("Say hello")
         live = await seen(process, turn)
         assert live.over is not None
@@ -104,9 +112,7 @@ async def test_a_turn_comes_as_it_happens_and_is_over_once() -> None:
 
 @pytest.mark.parametrize("resumes", [False, True])
 async def test_all_that_was_there_is_caught_up_with_before_the_end_and_not_when_the_end_is_there(resumes: bool) -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         if resumes:
             world.host.script = works
             await process.wait(await process.say("Say hello"))
@@ -139,9 +145,7 @@ async def test_entries_that_the_host_fills_in_later_come_again() -> None:
 
         return [(1, act), (2, lambda each: each.append()), (5, fill), (6, late), (8, end)]
 
-    world = World(Host(script=script))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=script)) as (world, process):
         for text in ("Say hello", "Say it louder"):
             live = await seen(process, await process.say(text))
             assert live.over is not None
@@ -157,9 +161,7 @@ async def test_an_answer_that_is_amended_is_told_by_the_log_as_it_is_then() -> N
 
         return [(1, lambda each: each.append(type="ANSWER", text="forty")), (5, end)]
 
-    world = World(Host(script=script))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=script)) as (_, process):
         live = await seen(process, await process.say("Say a number"))
         assert live.amended == [2]
         assert live.over is not None
@@ -171,9 +173,7 @@ async def test_long_turns_come_whole(page_size: int) -> None:
     def script(hosted: Hosted, prompt: str) -> list[Step]:
         return [(1, lambda each: each.append(17)), (3, lambda each: each.append(18)), *works(hosted, prompt)[2:]]
 
-    world = World(Host(page_size=page_size, script=script))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(page_size=page_size, script=script)) as (world, process):
         for text in ("Say hello", "Say it louder"):
             live = await seen(process, await process.say(text))
             assert live.over is not None
@@ -291,9 +291,7 @@ async def test_a_turn_in_which_nothing_happens_ends_when_the_doubt_does(elsewher
 
 
 async def test_the_doubt_counts_from_the_resume_not_from_whoever_comes() -> None:
-    world = World(Host())
-    await world.converse()
-    async with world.serving() as one:
+    async with conversing(Host()) as (world, one):
         await one.wait(await one.say("Say hello"))
         world.host.script = ends("ERROR", at_end=1)
         second = await one.say("Say it louder")
@@ -320,9 +318,7 @@ async def test_a_run_that_waits_for_an_answer_ends_the_turn_when_everything_has_
 
         return [(1, lambda each: each.append(2)), (2, rest), (2.5, lambda each: each.append(2))]
 
-    world = World(Host(page_size=page_size, script=script))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(page_size=page_size, script=script)) as (world, process):
         first = await seen(process, await process.say("Build me a house"))
         assert first.over is not None
         assert first.over.state is TurnState.WAITING
@@ -338,9 +334,7 @@ async def test_a_run_that_waits_for_an_answer_ends_the_turn_when_everything_has_
 
 
 async def test_entries_that_come_while_it_is_looked_whether_a_run_rests_are_not_lost() -> None:
-    world = World(Host(script=ends("PAUSED", 1, at_end=2)))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=ends("PAUSED", 1, at_end=2))) as (world, process):
         turn = await process.say("Build me a house")
         read, hosted = world.host.read_log, world.host.runs["1"]
         grown = 0
@@ -368,9 +362,7 @@ async def test_a_run_that_rests_only_for_a_moment_goes_on() -> None:
             *works(hosted, prompt)[1:],
         ]
 
-    world = World(Host(script=script))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=script)) as (world, process):
         live = await seen(process, await process.say("Build me a house"))
         assert live.over is not None
         assert live.over.state in (TurnState.COMPLETED, TurnState.WAITING)
@@ -404,9 +396,7 @@ async def test_who_sees_less_than_another_instance_has_written_down_reads_the_re
 
 
 async def test_an_end_is_written_down_whatever_else_was_written_since() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turn = await process.say("Say hello")
         owner = next(owner for owner, _ in world.store._turns)
         following = asyncio.ensure_future(seen(process, turn))
@@ -423,9 +413,7 @@ async def test_an_end_is_written_down_whatever_else_was_written_since() -> None:
 
 async def test_a_log_that_was_replaced_is_not_shown_as_the_turn_s() -> None:
     for entries in (2, 50):
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
+        async with conversing(Host(script=works_for_ever)) as (world, process):
             turn = await process.say("Say hello")
             following = asyncio.ensure_future(seen(process, turn))
             await asyncio.sleep(10)
@@ -435,9 +423,7 @@ async def test_a_log_that_was_replaced_is_not_shown_as_the_turn_s() -> None:
 
 
 async def test_a_log_that_is_shorter_than_when_the_turn_began_is_not_its() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         await process.wait(await process.say("Say hello"))
         world.host.script = works_for_ever
         turn = await process.say("Say it louder")
@@ -469,9 +455,7 @@ async def test_a_reader_here_that_is_behind_what_another_instance_has_seen_catch
     "error", [UpstreamUnreachable(), UpstreamError(), UpstreamRateLimited(retry_after=20)], ids=repr
 )
 async def test_an_outage_of_the_host_is_told_and_nothing_is_lost(error: GatewayError) -> None:
-    world = World(Host(script=ends("COMPLETE", 1, 20, at_end=60)))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=ends("COMPLETE", 1, 20, at_end=60))) as (world, process):
         turn = await process.say("Say hello")
         following = Seen()
         task = asyncio.ensure_future(following.follow(process, turn))
@@ -492,9 +476,7 @@ async def test_an_outage_of_the_host_is_told_and_nothing_is_lost(error: GatewayE
 
 @pytest.mark.parametrize("error", [Forbidden, NotFound, InvalidToken])
 async def test_who_loses_the_right_in_the_middle_is_shown_no_more_of_it(error: Any) -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         turn = await process.say("Say hello")
         following = Seen()
         task = asyncio.ensure_future(following.follow(process, turn))
@@ -517,9 +499,7 @@ async def test_who_loses_the_right_in_the_middle_is_shown_no_more_of_it(error: A
 
 
 async def test_a_token_that_was_revoked_here_is_shown_no_more_of_it() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (_, process):
         revoked = False
 
         def confirm() -> None:
@@ -537,9 +517,10 @@ async def test_a_token_that_was_revoked_here_is_shown_no_more_of_it() -> None:
 
 
 async def test_a_stream_that_the_gateway_ends_is_no_end_of_the_turn() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving(patrol=lambda: Patrol(max_age=20, heartbeat=5)) as process:
+    async with conversing(Host(script=works_for_ever), patrol=lambda: Patrol(max_age=20, heartbeat=5)) as (
+        world,
+        process,
+    ):
         turn = await process.say("Say hello")
         live = await seen(process, turn)
         assert isinstance(live.news[-1], Leaving)
@@ -554,9 +535,7 @@ async def test_a_stream_that_the_gateway_ends_is_no_end_of_the_turn() -> None:
 
 
 async def test_there_are_as_many_seats_for_those_who_follow_turns_as_for_other_viewers() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving(max_streams_each=1) as process:
+    async with conversing(Host(script=works_for_ever), max_streams_each=1) as (world, process):
         turn = await process.say("Say hello")
         task = asyncio.ensure_future(seen(process, turn))
         await asyncio.sleep(5)
@@ -569,9 +548,7 @@ async def test_there_are_as_many_seats_for_those_who_follow_turns_as_for_other_v
 
 
 async def test_who_stops_following_in_the_middle_leaves_nothing_behind() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         turn = await process.say("Say hello")
         for seconds in (0.01, 0.1, 1.5, 3):
             task = asyncio.ensure_future(seen(process, turn))

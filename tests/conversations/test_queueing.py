@@ -25,7 +25,20 @@ from codegen_api.identity import READ, Caller, Principal
 from codegen_api.runs import RunRef
 from codegen_api.stores import Agent, Turn, TurnState
 from codegen_api.upstreams import NewRun
-from tests.conversations.world import ALICE, Host, Process, Seen, Trap, World, ask, at, kill, works, works_for_ever
+from tests.conversations.world import (
+    ALICE,
+    Host,
+    Process,
+    Seen,
+    Trap,
+    World,
+    ask,
+    at,
+    conversing,
+    kill,
+    works,
+    works_for_ever,
+)
 from tests.fakehost import Hosted, caller
 
 pytestmark = pytest.mark.virtual_time
@@ -55,9 +68,7 @@ def states(world: World) -> list[str]:
 
 
 async def test_messages_wait_and_are_said_in_order_each_when_the_turn_before_has_ended() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turns = await queued(process, *TEXTS)
         assert states(world) == ["running", "queued", "queued", "queued"]
         for turn in turns:
@@ -75,9 +86,7 @@ async def test_messages_wait_and_are_said_in_order_each_when_the_turn_before_has
 
 
 async def test_what_waits_begins_also_when_nobody_follows_or_asks() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         *_, last = await queued(process, *TEXTS)
         assert (await over(process, last)).state is TurnState.COMPLETED
         assert heard(world) == list(TEXTS)
@@ -85,9 +94,7 @@ async def test_what_waits_begins_also_when_nobody_follows_or_asks() -> None:
 
 
 async def test_what_waits_begins_seconds_after_the_end_and_not_before() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         _, second = await queued(process, *TEXTS[:2])
         loop = asyncio.get_running_loop()
         while world.turns()[1].state is TurnState.QUEUED:
@@ -101,18 +108,14 @@ async def test_however_a_turn_ends_the_next_one_begins(state: str) -> None:
     def ends(hosted: Hosted, prompt: str) -> Any:
         return [(2, lambda each: setattr(each, "status", state))] if prompt == TEXTS[0] else works(hosted, prompt)
 
-    world = World(Host(script=ends))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=ends)) as (world, process):
         _, second = await queued(process, *TEXTS[:2])
         assert (await process.wait(second)).state is TurnState.COMPLETED
         assert heard(world) == list(TEXTS[:2])
 
 
 async def test_a_message_that_the_host_refuses_fails_and_the_next_begins_where_the_last_one_was() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         _, second, third = await queued(process, *TEXTS[:3])
         refusals = [QuotaExhausted()]
 
@@ -136,9 +139,7 @@ def unreached() -> GatewayError:
 
 @pytest.mark.parametrize("error", [unreached, lambda: UpstreamRateLimited(retry_after=7), ShuttingDown])
 async def test_a_host_that_cannot_begin_it_just_now_is_asked_again_until_it_can(error: Any) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         _, second, _ = await queued(process, *TEXTS[:3])
         refusals = 5
 
@@ -157,9 +158,7 @@ async def test_a_host_that_cannot_begin_it_just_now_is_asked_again_until_it_can(
 
 
 async def test_an_outage_while_it_waits_costs_no_message() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turns = await queued(process, *TEXTS)
         ends = asyncio.get_running_loop().time() + 200
 
@@ -175,9 +174,7 @@ async def test_an_outage_while_it_waits_costs_no_message() -> None:
 
 
 async def test_so_many_wait_and_no_more_and_what_is_refused_is_not_there() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         await queued(process, "Begin", *(f"Say {number}" for number in range(MOST_QUEUED)))
         with pytest.raises(QueueFull) as full:
             await queued(process, "One more")
@@ -188,9 +185,7 @@ async def test_so_many_wait_and_no_more_and_what_is_refused_is_not_there() -> No
 
 
 async def test_what_waits_is_withdrawn_and_never_begins() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         first, second, third = await queued(process, *TEXTS[:3])
         following = asyncio.ensure_future(process.wait(second))
         await asyncio.sleep(1)
@@ -210,9 +205,7 @@ async def test_what_waits_is_withdrawn_and_never_begins() -> None:
 
 
 async def test_the_last_one_withdrawn_leaves_the_conversation_as_it_was() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         first, second = await queued(process, *TEXTS[:2])
         await process.conversations.of(ALICE).stop(second)
         latest = await process.conversations.of(ALICE).latest("talk")
@@ -228,9 +221,7 @@ async def test_the_last_one_withdrawn_leaves_the_conversation_as_it_was() -> Non
 
 
 async def test_while_something_waits_nothing_else_comes_before_it() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         await queued(process, *TEXTS[:2])
         owner = owner_of(ALICE)
         (first, _) = world.turns()
@@ -247,9 +238,7 @@ async def test_while_something_waits_nothing_else_comes_before_it() -> None:
 
 
 async def test_an_interrupt_stops_what_is_under_way_and_all_that_waits() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         await queued(process, *TEXTS[:3])
         await asyncio.sleep(5)
         world.host.script = works
@@ -260,9 +249,7 @@ async def test_an_interrupt_stops_what_is_under_way_and_all_that_waits() -> None
 
 
 async def test_everything_in_a_conversation_is_stopped_whatever_begins_meanwhile() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         assert await process.conversations.of(ALICE).clear("talk") is None
         await queued(process, *TEXTS[:3])
         await asyncio.sleep(3.95)
@@ -273,9 +260,7 @@ async def test_everything_in_a_conversation_is_stopped_whatever_begins_meanwhile
 
 
 async def test_a_conversation_that_is_removed_takes_along_what_waits() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         _, second = await queued(process, *TEXTS[:2])
         following = asyncio.ensure_future(process.wait(second))
         await asyncio.sleep(1)
@@ -290,9 +275,7 @@ async def test_a_conversation_that_is_removed_takes_along_what_waits() -> None:
 
 
 async def test_all_that_a_turn_is_to_be_outlives_the_wait() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         first = await process.say("Say hello")
         new = NewRun("", metadata={"team": "a"}, repo_id=7, agent_type="coder")
         poet = Agent("poet", "Poet", 0.0, 0.0, system_prompt="Answer in verse.", model="large")
@@ -311,9 +294,7 @@ async def test_all_that_a_turn_is_to_be_outlives_the_wait() -> None:
 
 
 async def test_a_place_that_is_not_there_is_refused_at_once_and_one_that_goes_fails_the_turn_only() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         first = await process.wait(await process.say("Say hello"))
         second = await process.say("Say it louder")
         with pytest.raises(NotFound):
@@ -389,9 +370,7 @@ async def test_who_may_only_read_begins_nothing() -> None:
 
 
 async def test_a_credential_that_is_good_no_longer_begins_nothing_and_another_of_its_owner_does() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turns = await queued(process, *TEXTS[:2])
 
         async def refuse(_: str) -> None:
@@ -479,9 +458,7 @@ async def test_looking_round_survives_a_store_and_a_host_that_fail() -> None:
 
 
 async def test_whoever_waits_is_sent_away_when_the_process_is_about_to_stop_or_their_time_is_up() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         _, second = await queued(process, *TEXTS[:2])
         seen = Seen()
         following = asyncio.ensure_future(seen.follow(process, second))
@@ -499,9 +476,7 @@ async def test_whoever_waits_is_sent_away_when_the_process_is_about_to_stop_or_t
 
 
 async def test_two_who_ask_at_once_are_both_heard_one_after_the_other() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turns = await asyncio.gather(*(process.say(text, if_busy="enqueue") for text in TEXTS))
         for turn in turns:
             assert (await process.wait(turn)).state is TurnState.COMPLETED

@@ -14,7 +14,17 @@ from codegen_api.following import Patrol
 from codegen_api.identity import READ, WRITE, Caller, Credential, Principal
 from codegen_api.runs import LogPage, StepKind
 from codegen_api.stores import Turn, TurnState
-from tests.conversations.world import ALICE, Host, Seen, Step, World, ask, works, works_for_ever
+from tests.conversations.world import (
+    ALICE,
+    Host,
+    Seen,
+    Step,
+    World,
+    ask,
+    conversing,
+    works,
+    works_for_ever,
+)
 from tests.fakehost import Hosted
 from tests.virtual import run
 
@@ -82,9 +92,7 @@ def test_what_has_been_over_for_long_is_read_from_the_host_once_in_a_long_time()
 
 def test_what_the_host_may_still_fill_in_is_read_again_after_a_moment() -> None:
     async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
+        async with conversing() as (world, process):
             turn = await process.wait(await process.say("Say hello"))
             hosted = world.host.runs["1"]
             for version in range(1, 6):
@@ -180,9 +188,7 @@ async def test_users_who_share_a_token_of_the_host_are_shown_their_own_only() ->
 
 
 async def test_who_may_only_write_can_have_their_turn_found_and_may_not_read_it() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         shared = replace(ALICE, shared=True, scopes=frozenset({WRITE}))
         turn = await process.conversations.of(shared).begin("9", "talk", ask("Say hello"))
         assert turn.state is TurnState.RUNNING
@@ -227,9 +233,7 @@ async def test_of_what_the_host_has_not_begun_nothing_has_come(state: TurnState,
 
 
 async def test_who_reads_what_is_under_way_at_a_host_that_hangs_is_told_so_in_time() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         turn = await process.say("Say hello")
         hanging = asyncio.Event()
 
@@ -246,9 +250,10 @@ async def test_who_reads_what_is_under_way_at_a_host_that_hangs_is_told_so_in_ti
 
 
 async def test_a_reading_that_the_gateway_breaks_off_is_not_taken_for_all() -> None:
-    world = World(Host(page_size=1, script=works_for_ever))
-    await world.converse()
-    async with world.serving(patrol=lambda: Patrol(max_age=0.2)) as process:
+    async with conversing(Host(page_size=1, script=works_for_ever), patrol=lambda: Patrol(max_age=0.2)) as (
+        world,
+        process,
+    ):
         turn = await process.say("Say hello")
         await asyncio.sleep(5)
         world.host.latency = 0.15
@@ -289,9 +294,7 @@ async def test_a_reader_whose_page_is_on_its_way_when_the_process_ends_is_let_go
 
 
 async def test_the_same_turn_reads_the_same_whoever_reads_it_live_or_later() -> None:
-    world = World(Host(page_size=7, script=long))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(page_size=7, script=long)) as (world, process):
         turn = await process.say("Say hello")
         live = Seen()
         await live.follow(process, turn)

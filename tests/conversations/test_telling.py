@@ -12,7 +12,17 @@ from codegen_api.errors import NotFound, QuotaExhausted, Rejected
 from codegen_api.runs import Json, RunRef
 from codegen_api.stores import Agent, Turn, TurnState
 from codegen_api.upstreams import NewRun
-from tests.conversations.world import ALICE, Host, Process, Step, World, ask, at, works
+from tests.conversations.world import (
+    ALICE,
+    Host,
+    Process,
+    Step,
+    World,
+    ask,
+    at,
+    conversing,
+    works,
+)
 from tests.fakehost import Hosted, Sequence
 
 pytestmark = pytest.mark.virtual_time
@@ -25,9 +35,7 @@ async def finished(process: Process, text: str, **more: Any) -> Turn:
 
 
 async def test_a_first_turn_creates_a_run_and_later_ones_resume_it() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turns = [await finished(process, text) for text in ("Say hello", "Say it louder", "And once more")]
         assert world.host.prompts == [("1", "Say hello"), ("1", "Say it louder"), ("1", "And once more")]
         assert [turn.resumes for turn in turns] == [False, True, True]
@@ -58,9 +66,7 @@ async def test_a_system_prompt_goes_before_the_first_prompt_of_a_run_and_the_mes
 
 
 async def test_another_system_prompt_and_another_model_take_the_place_of_the_agent_s() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         new = NewRun("", metadata={"team": "a"}, repo_id=7, model="small", agent_type="coder")
         await process.say("Say hello", agent=POET, system_prompt="Answer in prose.", run=new, images=("data:x",))
         [(_, prompt)], [told] = world.host.prompts, world.host.news
@@ -70,9 +76,7 @@ async def test_another_system_prompt_and_another_model_take_the_place_of_the_age
 
 
 async def test_the_run_of_a_turn_bears_its_mark_and_no_client_is_shown_it() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turn = await process.say("Say hello", options={"stream": ["values"]})
         assert world.host.news[0].marks == {"turn": turn.mark}
         assert turn.options == {"stream": ["values"]}
@@ -81,9 +85,7 @@ async def test_the_run_of_a_turn_bears_its_mark_and_no_client_is_shown_it() -> N
 
 
 async def test_images_go_along_with_either() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         await finished(process, "Look", images=("data:1",))
         await finished(process, "And here", images=("data:2", "data:3"))
         await finished(process, "That is all")
@@ -146,9 +148,7 @@ async def test_an_answer_that_no_log_tells_is_told_to_a_new_run_unless_that_goes
 
 
 async def test_without_a_text_the_user_s_last_words_are_said_again() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         first = await finished(process, "Say hello", agent=POET)
         second = await finished(process, "Say it louder")
         for text in ("", " \n"):
@@ -192,9 +192,7 @@ def test_of_a_message_its_texts_are_told() -> None:
 
 
 async def test_what_somebody_does_with_the_run_between_two_turns_is_in_neither() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         first = await finished(process, "Say hello")
         hosted = world.host.runs["1"]
         await process.gateway.resume(ALICE, "9", "1", "Do something else", None)
@@ -209,9 +207,7 @@ async def test_what_somebody_does_with_the_run_between_two_turns_is_in_neither()
 
 @pytest.mark.parametrize("page_size", [3, 5, 7])
 async def test_a_log_that_has_grown_by_many_pages_is_read_to_its_end(page_size: int) -> None:
-    world = World(Host(page_size=page_size))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(page_size=page_size)) as (world, process):
         await finished(process, "Say hello")
         world.host.runs["1"].append(20)
         second = await finished(process, "Say it louder")
@@ -220,9 +216,7 @@ async def test_a_log_that_has_grown_by_many_pages_is_read_to_its_end(page_size: 
 
 
 async def test_behind_a_turn_that_was_never_begun_the_one_before_it_goes_on() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         world.host.before = Sequence("create", QuotaExhausted())
         with pytest.raises(QuotaExhausted):
             await process.say("Say hello")
@@ -249,9 +243,7 @@ async def test_behind_a_turn_that_was_never_begun_the_one_before_it_goes_on() ->
 
 
 async def test_the_end_of_an_older_turn_is_another_place_than_that_of_the_latest() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         first = await finished(process, "Say hello")
         second = await finished(process, "Say it louder")
         same = await finished(process, "And louder", checkpoint=end_of(second))
@@ -264,9 +256,7 @@ async def test_the_end_of_an_older_turn_is_another_place_than_that_of_the_latest
 
 
 async def test_the_organization_is_the_one_that_was_wanted_or_that_of_the_run() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         begin = process.conversations.of(ALICE).begin
         first = await process.wait(await begin("9", "talk", ask("Say hello")))
         second = await begin("8", "talk", ask("Say it louder"))
@@ -281,9 +271,7 @@ HOSTILE = ["a\0b", "a\ud800b"]
 
 @pytest.mark.parametrize("text", HOSTILE)
 async def test_what_no_store_can_keep_is_refused_before_anything_is_done(text: str) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         for more in (
             {"text": text},
             {"system_prompt": text},
@@ -309,9 +297,7 @@ async def test_what_a_host_says_and_no_store_can_keep_stops_nothing(text: str) -
 
         return [(1, end)]
 
-    world = World(Host(script=mean))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=mean)) as (world, process):
         first = await finished(process, "Say hello")
         assert first.answer == "the result: a\ufffdb"
         await world.converse("fork", parent=str(end_of(first)))

@@ -37,6 +37,7 @@ from tests.conversations.world import (
     Seen,
     Step,
     World,
+    conversing,
     works,
     works_for_ever,
 )
@@ -68,9 +69,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_a_second_message_while_a_turn_runs_is_refused() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         first = await process.say("Say hello")
         with pytest.raises(ConversationBusy):
             await process.say("Say it louder")
@@ -81,9 +80,7 @@ async def test_a_second_message_while_a_turn_runs_is_refused() -> None:
 
 @pytest.mark.parametrize("what", ["rollback", "anything"])
 async def test_what_cannot_be_done_about_a_running_turn_is_not_offered(what: str) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         first = await process.say("Say hello", if_busy=what)
         with pytest.raises(NotOffered) as raised:
             await process.say("Say it louder", if_busy=what)
@@ -93,9 +90,7 @@ async def test_what_cannot_be_done_about_a_running_turn_is_not_offered(what: str
 
 
 async def test_a_running_turn_is_interrupted_where_the_host_can_stop_a_run() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         first = await process.say("Say hello")
         await asyncio.sleep(10)
         world.host.script = works
@@ -110,9 +105,7 @@ async def test_a_running_turn_is_interrupted_where_the_host_can_stop_a_run() -> 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 2])
 async def test_a_turn_that_has_just_resumed_a_run_can_be_interrupted(seconds: float) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         await process.wait(await process.say("Say hello"))
         second = await process.say("Say it louder")
         await asyncio.sleep(seconds)
@@ -141,18 +134,14 @@ async def test_a_run_that_does_not_stop_in_time_is_still_busy() -> None:
         async def cancel_run(self, credential: Any, ref: Any) -> None:
             await self._called("cancel", credential)
 
-    world = World(Stubborn(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Stubborn(script=works_for_ever)) as (_, process):
         await process.say("Say hello")
         with pytest.raises(ConversationBusy):
             await process.say("Say it louder", if_busy="interrupt")
 
 
 async def test_a_turn_whose_end_nobody_has_seen_yet_stands_in_nobody_s_way() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         first = await process.say("Say hello")
     await asyncio.sleep(100)
     async with world.serving() as process:
@@ -229,9 +218,7 @@ async def test_a_turn_planned_behind_one_is_not_begun_behind_another(removed: bo
 
 
 async def test_a_turn_follows_another_though_numbers_are_missing() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         await process.wait(await process.say("Say hello"))
         owner, first = owner_of(ALICE), world.turns()[0]
         world.store._turns[owner, first.id] = replace(first, number=1)
@@ -247,9 +234,7 @@ async def test_a_turn_follows_another_though_numbers_are_missing() -> None:
 
 
 async def test_a_conversation_that_is_removed_while_a_turn_is_planned_gets_none() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
 
         async def remove(_: str) -> None:
             await world.store.remove_conversation(owner_of(ALICE), "talk")
@@ -261,9 +246,7 @@ async def test_a_conversation_that_is_removed_while_a_turn_is_planned_gets_none(
 
 
 async def test_a_conversation_may_be_removed_while_its_turn_runs() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turn = await process.say("Say hello")
         await world.store.remove_conversation(owner_of(ALICE), "talk")
         assert (await process.wait(turn)).state is TurnState.COMPLETED
@@ -276,9 +259,7 @@ async def test_a_conversation_may_be_removed_while_its_turn_runs() -> None:
 
 
 async def test_a_turn_goes_on_when_nobody_follows_it_and_who_asks_is_told_how_it_is() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turn = await process.say("Say hello")
         assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
         await asyncio.sleep(30)
@@ -289,9 +270,7 @@ async def test_a_turn_goes_on_when_nobody_follows_it_and_who_asks_is_told_how_it
 
 @pytest.mark.parametrize("resumes", [False, True])
 async def test_who_asks_for_a_turn_that_has_ended_is_told_so_at_once(resumes: bool) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         if resumes:
             await process.wait(await process.say("Say hello"))
         turn = await process.say("Say it louder")
@@ -304,9 +283,7 @@ async def test_who_asks_for_a_turn_that_has_ended_is_told_so_at_once(resumes: bo
 
 
 async def test_as_it_was_when_somebody_last_looked_costs_the_host_nothing() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turn = await process.say("Say hello")
         await asyncio.sleep(30)
         calls = world.host.calls.total()
@@ -322,9 +299,7 @@ async def test_as_it_was_when_somebody_last_looked_costs_the_host_nothing() -> N
 async def test_a_hundred_who_ask_cost_the_host_what_one_costs() -> None:
     prices = []
     for count in (1, 100):
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
+        async with conversing(Host(script=works_for_ever)) as (world, process):
             turn = await process.say("Say hello")
             for _ in range(20):
                 found = await asyncio.gather(
@@ -340,9 +315,7 @@ async def test_a_hundred_who_ask_cost_the_host_what_one_costs() -> None:
 async def test_a_hundred_who_ask_for_a_turn_whose_outcome_is_unknown_cost_what_one_costs(kind: str) -> None:
     prices = []
     for count in (1, 100):
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
+        async with conversing() as (world, process):
             if kind == "resume":
                 await process.wait(await process.say("Say hello"))
             world.host.before = Sequence(kind, UpstreamTimeout())
@@ -362,9 +335,7 @@ async def test_a_hundred_who_ask_for_a_turn_whose_outcome_is_unknown_cost_what_o
 
 
 async def test_a_watch_ends_some_time_after_the_last_who_asked() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         turn = await process.say("Say hello")
         await process.conversations.of(ALICE).find_turn(turn.id)
         await asyncio.sleep(INTEREST / 2)
@@ -383,9 +354,7 @@ async def test_a_watch_ends_some_time_after_the_last_who_asked() -> None:
 
 @pytest.mark.parametrize("state", [TurnState.STARTING, TurnState.RUNNING])
 async def test_who_asks_is_answered_in_time_though_the_host_hangs(state: TurnState) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         if state is TurnState.STARTING:
             world.host.before = Sequence("create", UpstreamTimeout())
         turn = await process.say("Say hello")
@@ -407,9 +376,7 @@ async def test_who_asks_is_answered_in_time_though_the_host_hangs(state: TurnSta
 
 
 async def test_who_asks_for_a_turn_that_is_just_being_told_to_a_host_that_hangs_is_answered_in_time() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         hanging = asyncio.Event()
 
         async def hang(operation: str) -> None:
@@ -432,9 +399,7 @@ async def test_who_asks_for_a_turn_that_is_just_being_told_to_a_host_that_hangs_
 
 
 async def test_who_leaves_while_they_ask_leaves_nothing_behind() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         turn = await process.say("Say hello")
         for _ in range(5):
             asking = asyncio.ensure_future(process.conversations.of(ALICE).find_turn(turn.id))
@@ -446,9 +411,7 @@ async def test_who_leaves_while_they_ask_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize("error", [Forbidden(), NotFound(), UpstreamError(), UpstreamRateLimited(retry_after=1)])
 async def test_who_cannot_be_shown_how_a_turn_is_is_told_what_is_written_down(error: GatewayError) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         turn = await process.say("Say hello")
     async with world.serving() as process:
         calm = world.host.before
@@ -466,9 +429,7 @@ def test_an_unexpected_fault_while_a_turn_is_watched_is_logged_and_told_to_nobod
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
+        async with conversing() as (world, process):
             turn = await process.say("Say hello")
 
             def broken(_: Any) -> Any:
@@ -499,9 +460,7 @@ async def test_a_turn_ends_as_its_run_does(status: str) -> None:
     def ends(hosted: Hosted, prompt: str) -> list[Step]:
         return [(1, lambda each: each.append()), (2, lambda each: setattr(each, "status", status))]
 
-    world = World(Host(script=ends))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=ends)) as (world, process):
         over = await process.wait(await process.say("Say hello"))
         assert (over.state, over.error) == ENDS[status]
         assert (over.begin, over.end) == (0, 2)
@@ -521,9 +480,7 @@ async def test_an_answer_is_kept_when_the_log_does_not_tell_it(status: str, logg
 
         return [(1, end)]
 
-    world = World(Host(script=ends))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=ends)) as (_, process):
         over = await process.wait(await process.say("Say a number"))
         kept = status == "COMPLETE" and logged != "forty-two"
         assert over.answer == ("forty-two" if kept else None)
@@ -532,9 +489,7 @@ async def test_an_answer_is_kept_when_the_log_does_not_tell_it(status: str, logg
 @pytest.mark.parametrize("error", [QuotaExhausted(), UpstreamRateLimited(retry_after=3), NotFound()], ids=repr)
 @pytest.mark.parametrize("kind", ["create", "resume"])
 async def test_a_turn_that_the_host_refuses_has_failed(kind: str, error: GatewayError) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
         if kind == "resume":
             await process.wait(await process.say("Say hello"))
         world.host.before = Sequence(kind, error)
@@ -548,9 +503,7 @@ async def test_a_turn_that_the_host_refuses_has_failed(kind: str, error: Gateway
 @pytest.mark.parametrize("error", [UpstreamError, UpstreamUnreachable], ids=lambda error: error.__name__)
 @pytest.mark.parametrize("looks", [True, False])
 async def test_a_turn_has_failed_only_when_it_was_looked_for_and_not_found(error: Any, looks: bool) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (world, process):
 
         async def fail(operation: str) -> None:
             if operation == "create" or not looks:
@@ -574,9 +527,7 @@ def test_a_client_who_left_hears_of_no_failure_and_nobody_else_does(caplog: pyte
     async def main() -> None:
         unheard: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
+        async with conversing() as (world, process):
             for error in (QuotaExhausted(), RuntimeError(TEXT)):
                 world.host.before = Sequence("create", error)  # type: ignore[arg-type]
                 saying = asyncio.ensure_future(process.say("Say hello"))
@@ -784,9 +735,7 @@ async def test_what_is_found_out_about_a_turn_that_was_removed_is_kept_nowhere()
 
 
 async def test_a_turn_is_stopped_and_stopping_what_is_over_does_nothing() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         turn = await process.say("Say hello")
         await asyncio.sleep(5)
         stopped = await process.conversations.of(ALICE).stop(turn)
@@ -799,9 +748,7 @@ async def test_a_turn_is_stopped_and_stopping_what_is_over_does_nothing() -> Non
 
 @pytest.mark.parametrize("wait", [False, True])
 async def test_a_turn_whose_run_has_just_ended_by_itself_keeps_that_end_when_it_is_stopped(wait: bool) -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         turn = await process.say("Say hello")
         await asyncio.sleep(5)
 
@@ -816,18 +763,14 @@ async def test_a_turn_whose_run_has_just_ended_by_itself_keeps_that_end_when_it_
 
 
 async def test_who_waits_for_a_stop_gets_the_turn_when_it_is_over() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (_, process):
         turn = await process.say("Say hello")
         over = await process.conversations.of(ALICE).stop(turn, wait=True)
         assert over.state is TurnState.CANCELLED
 
 
 async def test_a_turn_that_is_just_being_told_to_the_host_is_stopped_when_it_has_begun() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         saying = asyncio.ensure_future(process.say("Say hello"))
         await until(lambda: bool(world.turns()))
         stopped = await process.conversations.of(ALICE).stop(world.turns()[0], wait=True)
@@ -846,9 +789,7 @@ async def test_a_turn_whose_outcome_is_unknown_cannot_be_stopped_yet() -> None:
 
 
 async def test_a_turn_whose_run_the_host_has_forgotten_is_given_up_when_it_is_stopped() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(Host(script=works_for_ever)) as (world, process):
         turn = await process.say("Say hello")
     world.host.runs.clear()
     async with world.serving() as process:
@@ -864,9 +805,7 @@ async def test_a_turn_whose_run_the_host_has_forgotten_is_given_up_when_it_is_st
 
 def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
+        async with conversing(Host(script=works_for_ever)) as (world, process):
             turn = await process.say("Say hello")
             process.conversations.of(ALICE).abandon(turn)
             await asyncio.sleep(20)
@@ -919,9 +858,7 @@ async def test_who_waits_for_the_next_turn_is_told_of_it_when_it_is_written_down
 
 
 async def test_who_waits_for_a_turn_that_nobody_begins_is_told_so_in_the_end() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing() as (_, process):
         begun = asyncio.get_running_loop().time()
         assert await process.conversations.of(ALICE).turn_after("talk", 0, within=7) is None
         assert 7 <= asyncio.get_running_loop().time() - begun < 8

@@ -11,7 +11,7 @@ from codegen_api.errors import Conflict, Rejected
 from codegen_api.runs import LogEntry, Step, StepKind, WaitReason
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import Decision
-from tests.conversations.world import Host, World
+from tests.conversations.world import Host, conversing
 from tests.conversations.world import Step as Due
 from tests.fakehost import Hosted
 
@@ -51,9 +51,7 @@ class Asking(Host):
 @pytest.mark.parametrize("if_busy", ["reject", "enqueue"])
 async def test_it_answers_a_question_and_approves_nothing(reason: WaitReason, verdict: Any, if_busy: str) -> None:
     host = Asking(reason)
-    world = World(host)
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(host) as (world, process):
         first = await process.say("Tidy up")
         if if_busy == "reject":
             first = await process.wait(first)
@@ -68,9 +66,7 @@ async def test_it_answers_a_question_and_approves_nothing(reason: WaitReason, ve
 
 async def test_of_several_the_oldest_is_meant_and_the_run_waits_on() -> None:
     host = Asking(QUESTION, QUESTION)
-    world = World(host)
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(host) as (_, process):
         await process.wait(await process.say("Tidy up"))
         assert (await process.wait(await process.say("Mine"))).state is TurnState.WAITING
         assert (await process.wait(await process.say("Yours"))).state is TurnState.COMPLETED
@@ -79,9 +75,7 @@ async def test_of_several_the_oldest_is_meant_and_the_run_waits_on() -> None:
 
 async def test_nothing_said_and_images_are_no_answer() -> None:
     host = Asking(QUESTION)
-    world = World(host)
-    await world.converse()
-    async with world.serving() as process:
+    async with conversing(host) as (world, process):
         await process.wait(await process.say("Tidy up"))
         with pytest.raises(Conflict, match="waits for an answer"):
             await process.say("")

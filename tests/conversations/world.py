@@ -331,6 +331,17 @@ class Process:
         await self.gateway.aclose()
 
 
+@asynccontextmanager
+async def conversing(
+    host: Host | None = None, trap: Trap | None = None, **more: Any
+) -> AsyncIterator[tuple[World, Process]]:
+    """A world in which there is a conversation, and a process that serves it."""
+    world = World(host)
+    await world.converse()
+    async with world.serving(trap, **more) as process:
+        yield world, process
+
+
 @dataclass
 class Seen:
     """What somebody saw of a turn: every entry once, in order."""
