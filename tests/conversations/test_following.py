@@ -517,10 +517,8 @@ async def test_a_token_that_was_revoked_here_is_shown_no_more_of_it() -> None:
 
 
 async def test_a_stream_that_the_gateway_ends_is_no_end_of_the_turn() -> None:
-    async with conversing(Host(script=works_for_ever), patrol=lambda: Patrol(max_age=20, heartbeat=5)) as (
-        world,
-        process,
-    ):
+    host = Host(script=works_for_ever)
+    async with conversing(host, patrol=lambda: Patrol(max_age=20, heartbeat=5)) as (world, process):
         turn = await process.say("Say hello")
         live = await seen(process, turn)
         assert isinstance(live.news[-1], Leaving)

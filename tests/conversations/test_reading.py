@@ -250,10 +250,8 @@ async def test_who_reads_what_is_under_way_at_a_host_that_hangs_is_told_so_in_ti
 
 
 async def test_a_reading_that_the_gateway_breaks_off_is_not_taken_for_all() -> None:
-    async with conversing(Host(page_size=1, script=works_for_ever), patrol=lambda: Patrol(max_age=0.2)) as (
-        world,
-        process,
-    ):
+    host = Host(page_size=1, script=works_for_ever)
+    async with conversing(host, patrol=lambda: Patrol(max_age=0.2)) as (world, process):
         turn = await process.say("Say hello")
         await asyncio.sleep(5)
         world.host.latency = 0.15

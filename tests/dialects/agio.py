@@ -3,29 +3,20 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.dialects.eventsource import parse
-from tests.dialects.rich import RichHost
-from tests.dialects.site import AUTHORIZED, Connection, Site, serving
+from tests.dialects.site import Site
+from tests.dialects.watching import Watcher, speaking_only
 from tests.fakehost import Hosted
 from tests.leaks import WATCH
-from tests.stores.things import new_database
-
-HURRY = {"upstream_requests_per_minute": 1_000_000}
 
 
-@asynccontextmanager
-async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
-    """A gateway that speaks it, with the sandbox's agents and a database of its own."""
-    with TemporaryDirectory() as directory:
-        store = await new_database(directory)
-        given = {"dialects": ("agio",), "sandbox": True, "store": store, **HURRY, **more}
-        async with serving(RichHost() if host is None else host, **given) as site:
-            yield site
+def speaking(host: Any = None, **more: Any) -> AbstractAsyncContextManager[Site]:
+    """A gateway that speaks it, with the sandbox's agents."""
+    return speaking_only("agio", host, **{"sandbox": True, **more})
 
 
 @dataclass(frozen=True)
@@ -37,30 +28,17 @@ class Told:
     id: str
 
 
-class Reading:
+class Reading(Watcher[list[Told]]):
     """A client that reads a stream as it comes."""
 
     def __init__(self, site: Site, method: str, path: str, body: Any = None, **headers: str) -> None:
-        given = {**AUTHORIZED, "Accept": "text/event-stream", "Content-Type": "application/json", **headers}
-        sent = b"" if body is None else json.dumps(body).encode()
         WATCH.secret("a message", (body or {}).get("message", ""))
-        self.connection = Connection(site.app, path, given, method, sent)
+        super().__init__(site, method, path, body, Accept="text/event-stream", **headers)
 
     @property
-    def text(self) -> str:
-        return self.connection.body.decode() if self.connection.messages else ""
-
-    @property
-    def events(self) -> list[Told]:
+    def seen(self) -> list[Told]:
         whole = self.text[: self.text.rfind("\n\n") + 2]
         return [Told(event.type, json.loads(event.data), event.last_event_id) for event in parse(whole.encode())]
-
-    async def until(self, there: Callable[[list[Told]], Any]) -> list[Told]:
-        """The events, once something is there among them."""
-        while not there(self.events):
-            assert not self.connection.task.done(), self.text
-            await self.connection.received(len(self.connection.messages) + 1)
-        return self.events
 
     async def event(self, name: str) -> Told:
         events = await self.until(lambda events: any(event.name == name for event in events))
@@ -69,23 +47,13 @@ class Reading:
     async def run_id(self) -> str:
         return str((await self.event("run_started")).data["run_id"])
 
-    async def end(self) -> list[Told]:
-        """All its events, when it has ended."""
-        await self.connection.task
-        assert self.connection.complete, self.text
-        return self.events
 
-    async def cut(self) -> list[Told]:
-        """All its events, when it has broken off before its end was told."""
-        ended, _ = await asyncio.wait({self.connection.task}, timeout=20)  # awaiting it would end it
-        assert ended, self.text
-        assert self.connection.transport.aborted
-        assert not self.connection.complete
-        return self.events
-
-    async def leave(self) -> None:
-        self.connection.leave()
-        await self.connection.task
+@asynccontextmanager
+async def chat_begun(host: Any = None, **more: Any) -> AsyncIterator[tuple[Site, Reading, str]]:
+    """A gateway that speaks it, somebody who chats there, and the id of their run."""
+    async with speaking(host, **more) as site:
+        reading = chatting(site)
+        yield site, reading, await reading.run_id()
 
 
 def chatting(site: Site, message: str = "Say hello", agent_id: str = "assistant", **more: Any) -> Reading:

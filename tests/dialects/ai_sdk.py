@@ -1,18 +1,15 @@
 """A gateway that speaks the AI SDK's stream, in this process, and what its client makes of it."""
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Any
 
 import httpx
 
-from tests.dialects.rich import RichHost
-from tests.dialects.site import AUTHORIZED, Connection, Site, serving
+from tests.dialects.site import Site
+from tests.dialects.watching import Watcher, speaking_only
 from tests.fakehost import Hosted
 from tests.leaks import WATCH
-from tests.stores.things import new_database
 
 CHAT = "Zk3vQ8pLw2sXy7Rb"
 FIELDS: dict[str, tuple[set[str], set[str]]] = {
@@ -144,27 +141,12 @@ def shown(text: str) -> Shown:
     return message
 
 
-class Watching:
+class Watching(Watcher[Shown]):
     """A page that watches a chat."""
 
-    def __init__(self, site: Site, method: str, path: str, body: Any = None, **headers: str) -> None:
-        given = {**AUTHORIZED, "Content-Type": "application/json", **headers}
-        self.connection = Connection(site.app, path, given, method, b"" if body is None else json.dumps(body).encode())
-
     @property
-    def text(self) -> str:
-        return self.connection.body.decode() if self.connection.messages else ""
-
-    @property
-    def message(self) -> Shown:
+    def seen(self) -> Shown:
         return shown(self.text)
-
-    async def until(self, there: Callable[[Shown], Any]) -> Shown:
-        """The message, once something is there in it."""
-        while not there(self.message):
-            assert not self.connection.task.done(), self.text
-            await self.connection.received(len(self.connection.messages) + 1)
-        return self.message
 
     async def begun(self) -> Shown:
         return await self.until(lambda message: message.id)
@@ -173,25 +155,12 @@ class Watching:
         return await self.until(lambda message: len(message.parts) >= count)
 
     async def end(self) -> Shown:
-        """The message, when it is complete."""
-        await self.connection.task
-        assert self.connection.complete, self.text
+        message = await super().end()
         assert self.text.endswith("data: [DONE]\n\n"), self.text
-        return self.message
-
-    async def leave(self) -> None:
-        self.connection.leave()
-        await self.connection.task
+        return message
 
 
-@asynccontextmanager
-async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
-    """A gateway that speaks it, with a database of its own."""
-    with TemporaryDirectory() as directory:
-        store = await new_database(directory)
-        given = {"dialects": ("ai_sdk",), "store": store, "upstream_requests_per_minute": 1_000_000, **more}
-        async with serving(RichHost() if host is None else host, **given) as site:
-            yield site
+speaking = partial(speaking_only, "ai_sdk")
 
 
 def user_message(text: str, id: str = "m1", *parts: Any) -> dict[str, Any]:  # noqa: A002

@@ -95,6 +95,13 @@ async def a_talk(site: Site, token: str = CALLER, **more: Any) -> Talk:
     return Talk(site, agent["id"], answer.json()["id"], token)
 
 
+@asynccontextmanager
+async def talking(host: Any = None, **more: Any) -> AsyncIterator[tuple[Site, Talk]]:
+    """A gateway that speaks it, and a session there."""
+    async with speaking(host, **more) as site:
+        yield site, await a_talk(site)
+
+
 async def caller_of(site: Site, token: str = CALLER) -> Caller:
     caller: Caller = await site.app.state.parts.callers.authenticate(token)
     return caller

@@ -1,20 +1,16 @@
 """A gateway that speaks OpenAI's Responses API, in this process, and what its clients make of it."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Any
 
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.dialects.rich import RichHost
-from tests.dialects.site import AUTHORIZED, Connection, Site, serving
+from tests.dialects.site import Site
+from tests.dialects.watching import Watcher, speaking_only
 from tests.fakehost import Hosted
 from tests.leaks import WATCH
-from tests.stores.things import new_database
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 RESPONSE = TypeAdapter(Response)
@@ -77,37 +73,15 @@ class Seen:
                 assert "item_id" in event, event
 
 
-@asynccontextmanager
-async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
-    """A gateway that speaks it, with a database of its own."""
-    with TemporaryDirectory() as directory:
-        store = await new_database(directory)
-        given = {"dialects": ("openai",), "store": store, "upstream_requests_per_minute": 1_000_000, **more}
-        async with serving(RichHost() if host is None else host, **given) as site:
-            yield site
+speaking = partial(speaking_only, "openai")
 
 
-class Streaming:
+class Streaming(Watcher[list[Any]]):
     """A client that watches a response."""
 
-    def __init__(self, site: Site, method: str, path: str, body: Any = None, **headers: str) -> None:
-        given = {**AUTHORIZED, "Content-Type": "application/json", **headers}
-        self.connection = Connection(site.app, path, given, method, b"" if body is None else json.dumps(body).encode())
-
     @property
-    def text(self) -> str:
-        return self.connection.body.decode() if self.connection.messages else ""
-
-    @property
-    def events(self) -> list[Any]:
+    def seen(self) -> list[Any]:
         return events_of(self.text)
-
-    async def until(self, there: Callable[[list[Any]], Any]) -> list[Any]:
-        """The events, once something is there among them."""
-        while not there(self.events):
-            assert not self.connection.task.done(), self.text
-            await self.connection.received(len(self.connection.messages) + 1)
-        return self.events
 
     async def begun(self) -> Any:
         """The response as it begins."""
@@ -115,24 +89,6 @@ class Streaming:
 
     async def items(self, count: int) -> list[Any]:
         return await self.until(lambda events: sum("item.added" in event["type"] for event in events) >= count)
-
-    async def end(self) -> list[Any]:
-        """The events, when they are complete."""
-        await self.connection.task
-        assert self.connection.complete, self.text
-        return self.events
-
-    async def cut(self) -> list[Any]:
-        """The events, when they have broken off before the last one."""
-        ended, _ = await asyncio.wait({self.connection.task}, timeout=20)  # awaiting it would end it
-        assert ended, self.text
-        assert self.connection.transport.aborted
-        assert not self.connection.complete
-        return self.events
-
-    async def leave(self) -> None:
-        self.connection.leave()
-        await self.connection.task
 
 
 def said(words: str, /, **more: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -11,9 +10,10 @@ from langgraph_sdk.client import LangGraphClient
 from codegen_api.conversations import Ask, Conversations, TurnEnded, new_id
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
-from tests.dialects.site import CALLER, Site, serving
+from tests.dialects.site import CALLER, Site
+from tests.dialects.watching import speaking_only
+from tests.fakehost import FakeHost
 from tests.leaks import WATCH
-from tests.stores.things import new_database
 
 
 @asynccontextmanager
@@ -40,12 +40,9 @@ async def client_of(site: Site, token: str | None = CALLER, **headers: str) -> A
 @asynccontextmanager
 async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
     """A gateway that speaks the Agent Protocol, with a database of its own."""
-    hurry = {"upstream_requests_per_minute": 1_000_000}
-    with TemporaryDirectory() as directory:
-        given = {"dialects": ("agent_protocol",), "store": await new_database(directory), **hurry, **more}
-        async with serving(host, **given) as site:
-            site.host.latency = 0
-            yield site
+    async with speaking_only("agent_protocol", host or FakeHost(), **more) as site:
+        site.host.latency = 0
+        yield site
 
 
 async def caller_of(site: Site, token: str = CALLER) -> Caller:

@@ -14,6 +14,7 @@ from codegen_api import errors
 from codegen_api.auth.keys import new_key
 from tests.dialects.agio import (
     Reading,
+    chat_begun,
     chatting,
     eventually,
     finish,
@@ -46,9 +47,7 @@ async def test_a_run_is_told_before_its_agent_has_said_anything() -> None:
 
 
 async def test_what_the_agent_says_and_does_is_told_as_it_comes() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         hosted = latest(site)
         hosted.append(text="I think.")
         delta = await reading.event("content_delta")
@@ -174,9 +173,7 @@ async def test_what_the_host_refuses_is_refused_before_any_stream(error: errors.
 
 @pytest.mark.parametrize(("status", "name"), [("ERROR", "error"), ("CANCELLED", "run_cancelled")])
 async def test_a_run_that_fails_has_one_end_that_says_so(status: str, name: str) -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="I tried.")
         latest(site).status = status
         events = await reading.end()
@@ -189,9 +186,7 @@ async def test_a_run_that_fails_has_one_end_that_says_so(status: str, name: str)
 
 
 async def test_a_host_that_is_gone_ends_the_stream_with_an_error_and_the_run_goes_on() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         site.host.barred.add(("alice", "1"))
         events = await reading.end()
         assert (events[-1].name, events[-1].data["code"]) == ("error", "forbidden")
@@ -351,7 +346,7 @@ async def test_a_chat_whose_key_is_good_no_longer_says_so_and_gives_no_half_answ
             finish(latest(site), "and the other.")
         await reading.connection.task
         assert reading.connection.complete
-        told = reading.events[-1].data if stream else json.loads(reading.text)
+        told = reading.seen[-1].data if stream else json.loads(reading.text)
         assert (told["code"], told["status"], told["response"]) == ("invalid_token", "running", None)
         assert "and the other" not in reading.text
 

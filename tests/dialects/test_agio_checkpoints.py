@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.dialects.agio import (
+    chat_begun,
     chatting,
     checkpoints,
     ended,
@@ -59,9 +60,7 @@ async def test_the_checkpoints_of_a_run_that_is_none_are_not_found() -> None:
 
 
 async def test_making_one_names_the_place_where_the_run_is() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="I think.")
         await reading.event("content_delta")
         path = f"/api/checkpoints/runs/{run_id}/checkpoints"
@@ -79,9 +78,7 @@ async def test_making_one_names_the_place_where_the_run_is() -> None:
 
 
 async def test_a_run_that_was_paused_has_its_checkpoints_in_one_row() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="First.")
         await reading.event("content_delta")
         for what in ("pause", "resume"):
@@ -218,9 +215,7 @@ async def test_without_a_new_run_the_same_one_goes_on_from_its_middle() -> None:
 
 
 async def test_a_session_that_is_busy_is_not_taken_back() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         answer = await site.post(f"/api/checkpoints/{run_id}.0/restore", {})
         assert (answer.status_code, answer.json()["code"]) == (409, "conversation_busy")
         finish(latest(site))
@@ -228,9 +223,7 @@ async def test_a_session_that_is_busy_is_not_taken_back() -> None:
 
 
 async def test_a_run_that_was_taken_back_while_it_was_paused_is_read_anew() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="First.")
         await reading.event("content_delta")
         assert (await site.post(f"/api/runs/{run_id}/pause")).status_code == 200

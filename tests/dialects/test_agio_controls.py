@@ -4,6 +4,7 @@ import pytest
 
 from codegen_api import errors
 from tests.dialects.agio import (
+    chat_begun,
     chatting,
     control,
     eventually,
@@ -23,9 +24,7 @@ from tests.fakehost import Sequence
 
 
 async def test_a_paused_run_goes_on_as_the_same_run_and_in_the_same_stream() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         hosted = latest(site)
         hosted.append(text="First.")
         await reading.event("content_delta")
@@ -55,9 +54,7 @@ async def test_a_paused_run_goes_on_as_the_same_run_and_in_the_same_stream() -> 
 
 
 async def test_a_resume_may_say_something() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         await control(site, run_id, "pause")
         await control(site, run_id, "resume", {"message": "But hurry."})
         assert prompts(latest(site)) == ["Say hello", "But hurry."]
@@ -66,9 +63,7 @@ async def test_a_resume_may_say_something() -> None:
 
 
 async def test_a_run_can_be_paused_again_and_again() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         for number in range(3):
             latest(site).append(text=f"Part {number}.")
             part = f"Part {number}."
@@ -84,9 +79,7 @@ async def test_a_run_can_be_paused_again_and_again() -> None:
 
 
 async def test_a_tool_that_was_at_work_when_its_run_was_paused_does_not_answer_any_more() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).act()
         await reading.event("tool_call_started")
         await control(site, run_id, "pause")
@@ -98,9 +91,7 @@ async def test_a_tool_that_was_at_work_when_its_run_was_paused_does_not_answer_a
 
 
 async def test_a_resume_that_the_host_refuses_leaves_the_run_paused() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         await control(site, run_id, "pause")
         site.host.before = Sequence("resume", errors.QuotaExhausted())
         assert (await refused(site, run_id, "resume"))[0] == 402
@@ -112,9 +103,7 @@ async def test_a_resume_that_the_host_refuses_leaves_the_run_paused() -> None:
 
 
 async def test_a_pause_that_the_host_refuses_is_none() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         site.host.before = Sequence("cancel", errors.UpstreamRateLimited())
         assert (await refused(site, run_id, "pause"))[0] == 429
         assert await status_of(site, run_id) == "running"
@@ -123,9 +112,7 @@ async def test_a_pause_that_the_host_refuses_is_none() -> None:
 
 
 async def test_a_pause_whose_answer_is_lost_is_one_when_the_host_has_stopped() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
 
         async def lost(operation: str) -> None:
             if operation == "cancel":
@@ -140,9 +127,7 @@ async def test_a_pause_whose_answer_is_lost_is_one_when_the_host_has_stopped() -
 
 
 async def test_a_run_that_ended_before_it_could_be_paused_is_not_paused() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
 
         async def too_late(operation: str) -> None:
             if operation == "cancel":
@@ -157,9 +142,7 @@ async def test_a_run_that_ended_before_it_could_be_paused_is_not_paused() -> Non
 
 
 async def test_a_run_whose_host_waits_for_its_user_is_paused_and_goes_on_when_it_is_resumed() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="Which one?")
         latest(site).status = "PAUSED"
         events = await reading.end()
@@ -190,9 +173,7 @@ async def test_a_question_is_answered_in_its_session() -> None:
 
 
 async def test_a_cancelled_run_is_stopped_at_the_host_and_says_so() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="First.")
         await reading.event("content_delta")
         done = await control(site, run_id, "cancel")
@@ -206,9 +187,7 @@ async def test_a_cancelled_run_is_stopped_at_the_host_and_says_so() -> None:
 
 
 async def test_a_paused_run_can_be_cancelled() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         await control(site, run_id, "pause")
         await control(site, run_id, "cancel")
         assert (await reading.end())[-1].name == "run_cancelled"
@@ -217,9 +196,7 @@ async def test_a_paused_run_can_be_cancelled() -> None:
 
 
 async def test_a_run_whose_host_waits_can_be_cancelled_there() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).status = "PAUSED"
         await reading.end()
         await control(site, run_id, "cancel")
@@ -242,9 +219,7 @@ async def test_a_run_that_nobody_knows_is_not_found(what: str) -> None:
 
 @pytest.mark.parametrize("what", ["pause", "cancel"])
 async def test_what_the_host_cannot_do_is_not_done(what: str) -> None:
-    async with speaking(unstoppable()) as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun(unstoppable()) as (site, reading, run_id):
         answer = await site.post(f"/api/runs/{run_id}/{what}")
         assert (answer.status_code, answer.json()["code"]) == (501, "unsupported")
         assert await status_of(site, run_id) == "running"

@@ -8,6 +8,7 @@ import pytest
 from codegen_api import errors
 from tests.dialects.agio import (
     Reading,
+    chat_begun,
     chatting,
     control,
     eventually,
@@ -40,9 +41,7 @@ async def a_beat(reading: Reading) -> None:
 
 
 async def test_who_comes_back_during_a_pause_waits_with_the_others() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="First.")
         delta = await reading.event("content_delta")
         await reading.leave()
@@ -143,9 +142,7 @@ async def test_who_waits_for_what_came_before_a_pause_hears_signs_of_life() -> N
 async def test_who_takes_nothing_for_a_while_is_told_each_thing_once_whatever_has_happened_meanwhile(
     pauses: int,
 ) -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         reading.connection.blocked = asyncio.Event()
         latest(site).append(text="First.")
         latest(site).act()
@@ -164,9 +161,7 @@ async def test_who_takes_nothing_for_a_while_is_told_each_thing_once_whatever_ha
 
 
 async def test_the_stream_of_a_paused_run_has_its_time() -> None:
-    async with speaking(stream_max_age_seconds=1.0) as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun(stream_max_age_seconds=1.0) as (site, reading, run_id):
         await control(site, run_id, "pause")
         assert [event.name for event in await reading.cut()] == ["run_started"]
 

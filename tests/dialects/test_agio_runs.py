@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codegen_api.dialects.agio.events import RunEvent, SharedEvents, Text
-from tests.dialects.agio import Reading, chatting, finish, following, latest, said, speaking
+from tests.dialects.agio import Reading, chat_begun, chatting, finish, following, latest, said, speaking
 
 # -- what there is ----------------------------------------------------------------------------------------------------
 
@@ -57,9 +57,7 @@ async def test_runs_of_others_do_not_exist() -> None:
 
 
 async def test_a_run_that_goes_on_is_shown_with_what_has_come_by_now() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="First.")
         await reading.event("content_delta")
         shown = (await site.get(f"/api/runs/{run_id}")).json()
@@ -72,15 +70,13 @@ async def test_a_run_that_goes_on_is_shown_with_what_has_come_by_now() -> None:
 
 
 async def test_the_events_of_a_run_can_be_listed() -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(text="I think.")
         latest(site).append(type="ACTION", output="seen")
         await reading.event("tool_call_completed")
         path = f"/api/runs/{run_id}/events"
         by_now = (await site.get(path)).json()
-        assert [event["type"] for event in by_now["events"]] == [event.name for event in reading.events]
+        assert [event["type"] for event in by_now["events"]] == [event.name for event in reading.seen]
         finish(latest(site))
         events = await reading.end()
         listed = (await site.get(path)).json()
@@ -96,9 +92,7 @@ async def test_the_events_of_a_run_can_be_listed() -> None:
 @pytest.mark.wire("position-names")
 @pytest.mark.parametrize("by", ["header", "last_event_id=", "last_event_id=0&lastEventId=", "lastEventID="])
 async def test_a_stream_goes_on_behind_any_event(by: str) -> None:
-    async with speaking() as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun() as (site, reading, run_id):
         latest(site).append(type="ACTION", text="I look.", output="seen")
         latest(site).append(text="I think.")
         finish(latest(site))
@@ -128,9 +122,7 @@ async def test_a_position_that_a_run_has_not_is_refused(last: str) -> None:
 
 
 async def test_a_stream_that_has_had_its_time_is_cut_and_goes_on_elsewhere() -> None:
-    async with speaking(stream_max_age_seconds=0.5) as site:
-        reading = chatting(site)
-        run_id = await reading.run_id()
+    async with chat_begun(stream_max_age_seconds=0.5) as (site, reading, run_id):
         latest(site).append(text="First.")
         delta = await reading.event("content_delta")
         await reading.connection.task

@@ -70,7 +70,7 @@ async def test_a_page_that_comes_back_gets_the_whole_turn_again_and_nothing_when
         await second.parts(3)
         finish(latest(site))
         assert (await second.end()).parts == (await third.end()).parts == (await history(site))[1]["parts"]
-        assert second.message.id == third.message.id
+        assert second.seen.id == third.seen.id
         again = await site.get(f"/ui/chat/{CHAT}/stream")
         assert (again.status_code, again.content) == (204, b"")
 
@@ -83,7 +83,7 @@ async def test_the_same_message_twice_is_one_turn() -> None:
         finish(latest(site))
         assert (await first.end()).id == (await second.end()).id
         late = await sending(site, QUESTION).end()
-        assert (late.id, late.parts) == (first.message.id, first.message.parts)
+        assert (late.id, late.parts) == (first.seen.id, first.seen.parts)
         assert len(site.host.created) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.stores import Conversation
-from tests.dialects.everruns import NOBODY, Listening, Talk, a_talk, an_agent, caller_of, speaking
+from tests.dialects.everruns import NOBODY, Listening, Talk, a_talk, an_agent, caller_of, speaking, talking
 from tests.dialects.site import Site
 from tests.fakehost import FakeHost
 
@@ -95,8 +95,7 @@ async def test_sessions_are_paged_with_tokens_as_well() -> None:
 
 
 async def test_with_an_archived_agent_sessions_go_on_and_none_begins() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         await site.ask("DELETE", f"/v1/agents/{talk.agent}")
         assert (await site.post(f"/v1/agents/{talk.agent}/sessions", {})).status_code == 409
         assert (await site.post("/v1/sessions", {"agent_id": talk.agent})).status_code == 409
@@ -128,8 +127,7 @@ async def test_a_session_is_changed_listed_and_deleted() -> None:
 
 
 async def test_below_another_agent_a_session_is_not_there() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         other = await an_agent(site)
         for agent in (other["id"], NOBODY, "x"):
             for method, path in (
@@ -160,8 +158,7 @@ async def test_conversations_of_other_dialects_can_be_read_and_are_not_listed() 
 
 
 async def test_running_is_seen_before_the_message_is_answered_and_pending_when_the_answer_can_be_read() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         seen: list[tuple[Any, Any]] = []
 
         async def look(operation: str) -> None:
@@ -191,8 +188,7 @@ async def test_running_is_seen_before_the_message_is_answered_and_pending_when_t
 
 
 async def test_messages_are_listed_for_both_generations_of_clients() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         said = await talk.say("Hello")
         hosted = site.host.runs["1"]
         hosted.append(text="Let me look.")
@@ -217,8 +213,7 @@ async def test_messages_are_listed_for_both_generations_of_clients() -> None:
 
 
 async def test_an_open_call_of_a_running_turn_is_listed_without_a_result() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         await talk.say()
         hosted = site.host.runs["1"]
         position = hosted.act()
@@ -231,8 +226,7 @@ async def test_an_open_call_of_a_running_turn_is_listed_without_a_result() -> No
 
 
 async def test_a_second_message_goes_on_with_the_same_run_and_the_agent_is_told_once_who_it_is() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         await talk.answered("One", "1")
         await talk.answered("Two", "2")
         assert list(site.host.runs) == ["1"]
@@ -266,8 +260,7 @@ async def test_a_session_s_own_prompt_and_model_go_to_the_host() -> None:
 
 async def test_an_image_goes_to_the_host_and_comes_back_as_it_was_sent() -> None:
     host = Remembering()
-    async with speaking(host) as site:
-        talk = await a_talk(site)
+    async with talking(host) as (site, talk):
         part = {"type": "image", "base64": "QUJD", "media_type": "image/gif"}
         body = {"message": {"role": "user", "content": [part]}, "metadata": {"a": [1]}, "tags": ["x"]}
         said = await site.post(f"{talk.nested}/messages", body)
@@ -291,8 +284,7 @@ async def test_an_image_goes_to_the_host_and_comes_back_as_it_was_sent() -> None
     ],
 )
 async def test_a_message_that_says_nothing_is_refused_and_nothing_begins(body: Any) -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         for path in (talk.flat, talk.nested):
             assert (await site.post(f"{path}/messages", body)).status_code == 422
         assert site.host.runs == {}
@@ -300,8 +292,7 @@ async def test_a_message_that_says_nothing_is_refused_and_nothing_begins(body: A
 
 
 async def test_a_message_while_the_agent_is_at_work_is_409() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         await talk.say()
         body = {"message": {"content": [{"type": "text", "text": "And?"}]}}
         answer = await site.post(f"{talk.flat}/messages", body)
@@ -312,8 +303,7 @@ async def test_a_message_while_the_agent_is_at_work_is_409() -> None:
 
 
 async def test_a_message_that_the_host_refuses_leaves_the_session_as_it_was() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
 
         async def refuse(operation: str) -> None:
             if operation == "create":
@@ -333,8 +323,7 @@ async def test_a_message_that_the_host_refuses_leaves_the_session_as_it_was() ->
 
 
 async def test_a_turn_that_fails_is_told_as_failed_to_those_who_know_the_word() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         await talk.say()
         site.host.runs["1"].status = "ERROR"
         await talk.over()
@@ -349,8 +338,7 @@ async def test_a_turn_that_fails_is_told_as_failed_to_those_who_know_the_word() 
 
 
 async def test_polling_a_session_costs_the_host_nothing_extra() -> None:
-    async with speaking(upstream_requests_per_minute=60) as site:
-        talk = await a_talk(site)
+    async with talking(upstream_requests_per_minute=60) as (site, talk):
         await talk.say()
         for _ in range(40):
             assert (await talk.get())["status"] == "active"
@@ -395,8 +383,7 @@ async def test_what_is_asked_for_again_with_a_key_is_done_once() -> None:
 
 
 async def test_a_key_under_which_the_host_refused_is_free_again() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
 
         async def refuse(operation: str) -> None:
             if operation == "create":
@@ -432,8 +419,7 @@ async def test_a_turn_is_cancelled_once() -> None:
 
 
 async def test_where_the_host_cannot_stop_a_run_nothing_is_cancelled_and_sessions_can_still_be_deleted() -> None:
-    async with speaking(Unstoppable()) as site:
-        talk = await a_talk(site)
+    async with talking(Unstoppable()) as (site, talk):
         await talk.say()
         answer = await site.post(f"{talk.flat}/cancel")
         assert (answer.status_code, answer.json()["error"]["code"]) == (501, "unsupported")
@@ -461,8 +447,7 @@ async def test_a_session_whose_run_the_host_has_forgotten_is_free_again_when_it_
 
 
 async def test_who_deletes_a_session_stops_what_is_under_way() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         await talk.say()
         assert (await site.ask("DELETE", talk.nested)).status_code == 204
         assert site.host.runs["1"].status == "CANCELLED"
@@ -563,8 +548,7 @@ async def test_events_below_an_agent_are_listed_in_the_older_words() -> None:
 
 @pytest.mark.parametrize("parameter", ["types", "exclude"])
 async def test_a_type_of_event_that_there_is_not_is_refused_instead_of_waited_for(parameter: str) -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         asked = {
             "flat": ("message.user", "unheard.of", "Turn.Started"),
             "nested": ("input.message", "turn.started", "unheard.of"),
@@ -667,8 +651,7 @@ async def test_a_browser_that_comes_back_says_in_the_header_what_it_has() -> Non
 
 
 async def test_a_listener_is_told_of_turns_as_they_come() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         listening = Listening(site, f"{talk.flat}/sse")
         await listening.until("connected")
         for index in (1, 2):

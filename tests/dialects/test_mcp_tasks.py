@@ -1,7 +1,8 @@
 """Runs as tasks, for clients that declare the extension."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from codegen_api.errors import Unsupported
 from codegen_api.following.resumption import RESUME_DOUBT
 from codegen_api.runs import WaitReason
 from tests.dialects.mcp import ABLE, McpClient
-from tests.dialects.site import serving
+from tests.dialects.site import Site, serving
 from tests.fakehost import FakeHost, Sequence
 
 NO_QUESTIONS: Mapping[str, Any] = {"extensions": {TASKS: {}}}
@@ -32,6 +33,14 @@ async def begun(client: McpClient) -> str:
     return task_id
 
 
+@asynccontextmanager
+async def at_work(host: Any = None) -> AsyncIterator[tuple[Site, McpClient, str]]:
+    """A client that has just got a task."""
+    async with gateway(host) as site:
+        client = McpClient(site, ABLE)
+        yield site, client, await begun(client)
+
+
 async def task(client: McpClient, task_id: str) -> Any:
     found = await client.result("tasks/get", {"taskId": task_id})
     assert (found["resultType"], found["taskId"], found["ttlMs"]) == ("complete", task_id, None)
@@ -41,9 +50,7 @@ async def task(client: McpClient, task_id: str) -> Any:
 
 @pytest.mark.virtual_time
 async def test_a_task_is_there_before_it_is_told_of_and_ends_with_the_result_of_the_tool() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         working = await task(client, task_id)
         assert (working["status"], working["statusMessage"]) == ("working", "ACTIVE")
         assert not {"result", "error", "inputRequests"} & set(working)
@@ -57,9 +64,7 @@ async def test_a_task_is_there_before_it_is_told_of_and_ends_with_the_result_of_
 
 @pytest.mark.virtual_time
 async def test_a_run_that_fails_is_a_task_that_has_completed_with_a_failure_of_the_tool() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         site.host.runs[task_id].status = "ERROR"
         failed = await task(client, task_id)
         assert (failed["status"], failed["result"]["isError"]) == ("completed", True)
@@ -68,9 +73,7 @@ async def test_a_run_that_fails_is_a_task_that_has_completed_with_a_failure_of_t
 
 @pytest.mark.virtual_time
 async def test_a_task_can_be_cancelled_as_often_as_one_likes() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         for _ in range(2):
             acknowledged = await client.result("tasks/cancel", {"taskId": task_id})
             assert set(acknowledged) == {"resultType", "_meta"}
@@ -84,9 +87,7 @@ async def test_a_task_can_be_cancelled_as_often_as_one_likes() -> None:
 
 @pytest.mark.virtual_time
 async def test_a_host_that_cannot_stop_a_run_is_told_of() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         site.host.before = Sequence("cancel", *[Unsupported()] * 5)
         status, error = await client.error("tasks/cancel", {"taskId": task_id})
         assert (status, error["code"], error["data"]["code"]) == (200, -32603, "unsupported")
@@ -106,9 +107,7 @@ async def answer(client: McpClient, task_id: str, responses: Mapping[str, Any]) 
 
 @pytest.mark.virtual_time
 async def test_a_run_that_waits_asks_and_the_answer_lets_it_go_on() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         site.host.runs[task_id].wait("q", WaitReason.QUESTION, text="Which?")
         waiting = await task(client, task_id)
         assert waiting["status"] == "input_required"
@@ -133,9 +132,7 @@ async def test_a_run_that_waits_asks_and_the_answer_lets_it_go_on() -> None:
 
 @pytest.mark.virtual_time
 async def test_several_requests_are_answered_one_by_one() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         run = site.host.runs[task_id]
         run.wait("a")
         run.wait("b")
@@ -158,9 +155,7 @@ async def test_several_requests_are_answered_one_by_one() -> None:
 )
 @pytest.mark.virtual_time
 async def test_an_answer_of_another_form_is_refused(response: Any) -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         site.host.runs[task_id].wait("q", WaitReason.QUESTION)
         params = {"taskId": task_id, "inputResponses": {"wait-q": response}}
         status, error = await client.error("tasks/update", params)
@@ -171,9 +166,7 @@ async def test_an_answer_of_another_form_is_refused(response: Any) -> None:
 
 @pytest.mark.virtual_time
 async def test_answers_come_in_an_object() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (_, client, task_id):
         wrong: list[Any] = [7, [], "yes"]
         for responses in wrong:
             status, error = await client.error("tasks/update", {"taskId": task_id, "inputResponses": responses})
@@ -190,9 +183,7 @@ class SilentHost(FakeHost):
 @pytest.mark.parametrize("with_totals", [True, False])
 @pytest.mark.virtual_time
 async def test_where_the_host_does_not_say_for_what_the_answer_resumes_the_run_once(with_totals: bool) -> None:
-    async with gateway(SilentHost(with_totals=with_totals)) as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work(SilentHost(with_totals=with_totals)) as (site, client, task_id):
         run = site.host.runs[task_id]
         keys: list[str] = []
         for answers in (["Yes"], ["No"]):
@@ -259,9 +250,7 @@ async def test_there_is_no_other_task(method: str, task_id: Any) -> None:
 
 @pytest.mark.virtual_time
 async def test_a_run_that_is_resumed_is_a_task_at_work_again() -> None:
-    async with gateway() as site:
-        client = McpClient(site, ABLE)
-        task_id = await begun(client)
+    async with at_work() as (site, client, task_id):
         site.host.runs[task_id].status = "COMPLETE"
         assert (await task(client, task_id))["status"] == "completed"
         await client.told("resume_run", run_id=task_id, prompt="Go on")

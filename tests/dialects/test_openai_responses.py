@@ -85,8 +85,8 @@ async def test_a_reader_can_come_back_behind_any_event_and_a_second_one_sees_all
         assert [*events[:-2], *rest] == await second.end()
         for number in range(rest[-1]["sequence_number"] + 1):
             again = await returning(site, response, number).end()
-            assert again == [event for event in second.events if event["sequence_number"] > number]
-        assert await returning(site, response, 10**15).end() == second.events
+            assert again == [event for event in second.seen if event["sequence_number"] > number]
+        assert await returning(site, response, 10**15).end() == second.seen
 
 
 async def test_who_waits_gets_white_space_and_then_the_response() -> None:

@@ -11,7 +11,7 @@ import pytest
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.dependencies import END_USER
 from tests.dialects.documented import chapter, part
-from tests.dialects.everruns import Listening, Talk, a_talk, an_agent, speaking
+from tests.dialects.everruns import Listening, Talk, a_talk, an_agent, speaking, talking
 from tests.dialects.published import Operation, bare, declared, operations, served
 from tests.dialects.site import Site
 
@@ -372,8 +372,7 @@ async def test_answers_have_what_clients_cannot_do_without(operation: Operation)
 
 
 async def test_events_have_what_clients_cannot_do_without() -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         await talk.say()
         hosted = list(site.host.runs.values())[-1]
         hosted.append(type="ACTION", tool_name="bash", tool_input={"command": "ls"}, tool_output="a")
@@ -394,8 +393,7 @@ async def test_events_have_what_clients_cannot_do_without() -> None:
 
 @pytest.mark.parametrize("query", ["q=x", "tags=a", "around=event_1", "limit=5", "turn_id=x", "order_desc=true"])
 async def test_what_a_live_stream_cannot_be_chosen_by_is_refused_by_name(query: str) -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         for path in (talk.flat, talk.nested):
             answer = await site.get(f"{path}/events?{query}", headers={"Accept": "text/event-stream"})
             assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
@@ -414,8 +412,7 @@ async def test_what_a_live_stream_cannot_be_chosen_by_is_refused_by_name(query: 
 async def test_what_would_change_what_is_done_is_refused_by_name(
     method: str, path: str | None, body: dict[str, Any], name: str
 ) -> None:
-    async with speaking() as site:
-        talk = await a_talk(site)
+    async with talking() as (site, talk):
         where = "/v1/sessions" if path is None else talk.flat + path
         message = {"message": {"content": [{"type": "text", "text": "Hello"}]}}
         answer = await site.ask(method, where, json={**message, **body})
