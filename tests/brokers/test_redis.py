@@ -147,13 +147,21 @@ class Crowd:
             assert not viewer.resyncs
 
 
-async def test_one_instance_reads_and_the_viewers_of_all_get_it(server: RedisServer) -> None:
+@asynccontextmanager
+async def crowded(
+    length: int, url: str, count: int = 2, **more: Any
+) -> AsyncIterator[tuple[FakeHost, Hosted, list[Instance], Crowd]]:
+    """A host with a run of so many entries, instances in front of it, and a viewer at each, who has them all."""
     host = FakeHost()
-    hosted = host.add()
-    hosted.append(30)
-    async with instances(host, server.url, 3) as them:
+    hosted = host.add(length=length)
+    async with instances(host, url, count, **more) as them:
         crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(30)
+        await crowd.have(length)
+        yield host, hosted, them, crowd
+
+
+async def test_one_instance_reads_and_the_viewers_of_all_get_it(server: RedisServer) -> None:
+    async with crowded(30, server.url, 3) as (host, hosted, them, crowd):
         before = host.calls["log"]
         for _ in range(10):
             hosted.append(7)
@@ -173,12 +181,7 @@ async def test_one_instance_reads_and_the_viewers_of_all_get_it(server: RedisSer
 async def test_when_the_reader_hangs_another_one_reads_on_and_what_it_reads_late_is_not_published(
     redis: RedisServer,
 ) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(130)
-    async with instances(host, redis.url, 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(130)
+    async with crowded(130, redis.url) as (_, hosted, them, crowd):
         (leading,) = [each for each in them if each.leads()]
         (other,) = [each for each in them if each is not leading]
         relay = next(iter(leading.broker._relays.values()))
@@ -207,12 +210,7 @@ async def test_when_the_reader_hangs_another_one_reads_on_and_what_it_reads_late
 
 
 async def test_when_the_reader_leaves_another_one_reads_on(redis: RedisServer) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(130)
-    async with instances(host, redis.url, 3) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(130)
+    async with crowded(130, redis.url, 3) as (_, hosted, them, crowd):
         for number in range(3):
             (leading,) = [each for each in them if each.leads()]
             at = them.index(leading)
@@ -276,12 +274,7 @@ async def test_a_page_that_is_not_held_is_read_once_for_all_instances(redis: Red
 
 
 async def test_a_log_that_is_replaced_is_so_for_the_viewers_of_all(redis: RedisServer) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(20)
-    async with instances(host, redis.url, 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(20)
+    async with crowded(20, redis.url) as (_, hosted, _, crowd):
         hosted.replace(7)
         await crowd.have(7)
         assert [len(viewer.resyncs) for viewer in crowd.viewers] == [1, 1]
@@ -336,12 +329,7 @@ async def test_while_redis_is_away_each_reads_for_itself_and_then_one_for_all(
 
 async def test_a_start_without_redis_works_for_itself_until_it_is_there(redis: RedisServer) -> None:
     redis.kill()
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(10)
-    async with instances(host, redis.url, 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(10)
+    async with crowded(10, redis.url) as (_, hosted, them, crowd):
         assert [each.leads() for each in them] == [True, True]
         await asyncio.to_thread(redis.start)
         await eventually(lambda: [each.leads() for each in them].count(True) == 1)
@@ -351,12 +339,7 @@ async def test_a_start_without_redis_works_for_itself_until_it_is_there(redis: R
 
 
 async def test_entries_of_any_size_come_through(redis: RedisServer) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
-    async with instances(host, redis.url, 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(3)
+    async with crowded(3, redis.url) as (_, hosted, them, crowd):
         hosted.append(7, text="x" * 700_000)
         hosted.append(30, text="x" * 3_000)
         await crowd.have(40)
@@ -369,12 +352,7 @@ async def test_entries_of_any_size_come_through(redis: RedisServer) -> None:
     ["", "items", "items a 1-0", "looked  0-0 0-0\n[", "wanted\n{}", "\x00", '["them", "9", "1", "unheard of"]'],
 )
 async def test_what_nobody_understands_is_passed_over(redis: RedisServer, garbage: str) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
-    async with instances(host, redis.url, 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(3)
+    async with crowded(3, redis.url) as (_, hosted, them, crowd):
         relay = next(iter(them[0].broker._relays.values()))
         for channel in (relay.keys.news, orders(them[0].link.prefix)):
             redis.ask("PUBLISH", channel, garbage)
@@ -408,12 +386,7 @@ async def test_who_follows_later_hears_of_a_resume_before(redis: RedisServer) ->
 
 
 async def test_trouble_with_the_host_is_told_to_the_viewers_of_all(redis: RedisServer) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
-    async with instances(host, redis.url, 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(3)
+    async with crowded(3, redis.url) as (host, hosted, them, crowd):
         (leading,) = [each for each in them if each.leads()]
 
         async def fail(operation: str) -> None:
@@ -431,12 +404,7 @@ async def test_trouble_with_the_host_is_told_to_the_viewers_of_all(redis: RedisS
 
 @pytest.mark.parametrize("lapses", [False, True])
 async def test_nothing_of_a_log_stays_longer_than_it_may(redis: RedisServer, *, lapses: bool) -> None:
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(30)
-    async with instances(host, redis.url, 2, keep=1 if lapses else 100) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(30)
+    async with crowded(30, redis.url, keep=1 if lapses else 100) as (_, hosted, _, crowd):
         await crowd.end(hosted)
 
         def names() -> set[bytes]:
@@ -456,12 +424,7 @@ async def works_for(server: RedisServer, commands: list[str]) -> bool:
     server.ask("ACL", "SETUSER", "relay", "reset", "on", ">relay-password", "~codegen_api:*", "&codegen_api:*")
     server.ask("ACL", "SETUSER", "relay", *(f"+{command.lower()}" for command in commands))
     server.empty()
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(330)
-    async with instances(host, server.url_of("relay", "relay-password"), 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(330)
+    async with crowded(330, server.url_of("relay", "relay-password")) as (_, hosted, them, crowd):
         acted = hosted.act()
         await crowd.have(331)
         hosted.amend(acted, output="done")
@@ -482,12 +445,7 @@ async def test_a_user_who_may_do_what_the_documentation_says_can_relay(redis: Re
 async def test_who_may_not_listen_reads_for_itself(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     commands = [f"+{command.lower()}" for command in documented_commands() if command != "subscribe"]
     redis.ask("ACL", "SETUSER", "deaf", "on", ">deaf-password", "~codegen_api:*", "&codegen_api:*", *commands)
-    host = FakeHost()
-    hosted = host.add()
-    hosted.append(3)
-    async with instances(host, redis.url_of("deaf", "deaf-password"), 2) as them:
-        crowd = Crowd(*(each.gateway for each in them))
-        await crowd.have(3)
+    async with crowded(3, redis.url_of("deaf", "deaf-password")) as (_, hosted, them, crowd):
         hosted.append(3)
         await crowd.have(6)
         assert [each.leads() for each in them] == [True, True]
