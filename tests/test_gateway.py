@@ -31,7 +31,7 @@ from codegen_api.identity import Credential
 from codegen_api.run_search import FoundRuns
 from codegen_api.runs import Changed, Paging, RunStatus, to_json
 from codegen_api.upstreams import LARGEST_METADATA, Listing, NewRun, Organization, RunFilter
-from tests.fakehost import FakeHost, caller, in_front_of
+from tests.fakehost import FakeHost, caller, in_front_of, opened
 from tests.following.viewing import Viewer, watched
 from tests.virtual import run
 
@@ -81,10 +81,6 @@ class Failing:
             raise self.error
 
 
-def gateway_to(host: FakeHost, **more: Any) -> Gateway:
-    return in_front_of(host, **more)
-
-
 # -- what is asked when -----------------------------------------------------------------------------------------------
 
 
@@ -102,7 +98,7 @@ class CountedTurns(ReadQueue):
 async def test_every_read_waits_until_its_caller_may_ask_one_thing_more(operation: str) -> None:
     host, turns = FakeHost(), CountedTurns()
     host.add().append(1)
-    gateway = gateway_to(host, turns=turns)
+    gateway = in_front_of(host, turns=turns)
     await READS[operation](gateway)
     assert turns.taken == host.calls[operation] == 1
 
@@ -118,7 +114,7 @@ async def test_a_read_that_met_a_passing_fault_is_asked_again(operation: str, er
     host = FakeHost()
     host.add().append(1)
     host.before = Failing(error, times)
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     await READS[operation](gateway)
     # of what has parts one is asked for first, and then what is behind it
     assert times < host.calls[operation] <= (times + 3 if operation in LISTED else times + 1)
@@ -132,7 +128,7 @@ async def test_a_read_is_asked_three_times_at_most(operation: str, error: Gatewa
     host = FakeHost()
     host.add()
     host.before = Failing(error, 99)
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     with pytest.raises(type(error)):
         await READS[operation](gateway)
     assert host.calls == {operation: 3}
@@ -152,7 +148,7 @@ async def test_a_read_that_was_answered_or_timed_out_is_not_asked_again(operatio
     host = FakeHost()
     host.add()
     host.before = Failing(error, 1)
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     with pytest.raises(type(error)):
         await READS[operation](gateway)
     assert host.calls == {operation: 1}
@@ -171,7 +167,7 @@ async def test_what_does_something_is_sent_once(operation: str, error: GatewayEr
             await failing(asked)
 
     host.before = before
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     with pytest.raises(type(error)):
         await WRITES[operation](gateway)
     assert host.calls[operation] == 1
@@ -196,7 +192,7 @@ class Organizations(FakeHost):
 @pytest.mark.wire("org-choice")
 async def test_the_organization_is_the_one_named_else_the_deployment_s_else_the_only_one() -> None:
     host = Organizations(7)
-    with_default, without = gateway_to(host, organization="5"), gateway_to(host)
+    with_default, without = in_front_of(host, organization="5"), in_front_of(host)
     assert await with_default.accounts.organization(caller(), "3") == "3"
     assert await with_default.accounts.organization(caller(), None) == "5"
     assert await without.accounts.organization(caller(), "3") == "3"
@@ -209,7 +205,7 @@ async def test_the_organization_is_the_one_named_else_the_deployment_s_else_the_
 @pytest.mark.wire("org-required")
 @pytest.mark.parametrize("ids", [(), (3, 4)])
 async def test_where_there_are_none_or_several_somebody_has_to_choose(ids: tuple[int, ...]) -> None:
-    gateway = gateway_to(Organizations(*ids))
+    gateway = in_front_of(Organizations(*ids))
     with pytest.raises(OrganizationRequired) as raised:
         await gateway.accounts.organization(caller(), None)
     assert raised.value.details == tuple({"id": number, "name": f"o{number}"} for number in ids)
@@ -217,7 +213,7 @@ async def test_where_there_are_none_or_several_somebody_has_to_choose(ids: tuple
 
 async def test_the_only_organization_is_remembered_for_a_minute_for_each_caller() -> None:
     host = Organizations(7)
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     for who in ("alice", "bob", "alice", "bob"):
         assert await gateway.accounts.organization(caller(who), None) == "7"
     assert host.calls["organizations"] == 2
@@ -230,7 +226,7 @@ async def test_the_only_organization_is_remembered_for_a_minute_for_each_caller(
 @pytest.mark.parametrize("text", ["", "abc", "1/2", "-1", "1.0", "../1"])
 async def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> None:
     host = FakeHost()
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     for ask in (
         gateway.accounts.organization(caller(), text),
         gateway.get(caller(), "9", text),
@@ -250,7 +246,7 @@ async def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> Non
 
 
 async def test_the_users_of_an_organization_are_the_host_s() -> None:
-    gateway = gateway_to(FakeHost())
+    gateway = in_front_of(FakeHost())
     listing = await gateway.accounts.users(caller(), "9", 1, 5)
     assert [(each.id, each.fields["github_username"]) for each in listing.items] == [("2", "bob")]
     assert (await gateway.accounts.user(caller("bob"), "9", "1")).fields["github_username"] == "alice"
@@ -300,7 +296,7 @@ def test_searching_page_after_page_gives_what_searching_the_whole_list_would(
 
     async def main() -> None:
         host = a_host_with(statuses)
-        gateway = gateway_to(host)
+        gateway = in_front_of(host)
         seen: list[str] = []
         position = skip
         for _ in range(len(statuses) + 3):
@@ -325,7 +321,7 @@ def test_searching_page_after_page_gives_what_searching_the_whole_list_would(
 @pytest.mark.wire("list-status")
 async def test_a_search_reads_ten_pages_at_most_and_says_where_to_go_on() -> None:
     host = a_host_with(["COMPLETE"] * 1500 + ["ACTIVE"])
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     found = await gateway.list(caller(), "9", 0, 10, RunFilter(), "running")
     assert (ids(found), found.next_skip, host.calls["list"]) == ([], 1000, 10)
     found = await gateway.list(caller(), "9", 1000, 10, RunFilter(), "running")
@@ -334,7 +330,7 @@ async def test_a_search_reads_ten_pages_at_most_and_says_where_to_go_on() -> Non
 
 async def test_a_list_without_a_status_is_the_host_s_page() -> None:
     host = a_host_with(["ACTIVE"] * 30)
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     found = await gateway.list(caller(), "9", 10, 5, RunFilter(), None)
     assert ids(found) == ["20", "19", "18", "17", "16"]
     assert (found.next_skip, found.searched) == (15, False)
@@ -370,9 +366,7 @@ async def test_what_the_host_cannot_do_nobody_can(operation: str) -> None:
 @pytest.mark.wire("cancel")
 @pytest.mark.parametrize("status", ["COMPLETE", "ERROR"])
 async def test_what_has_come_of_a_run_is_not_rewritten_by_a_cancel(status: str) -> None:
-    host = FakeHost()
-    host.add(status=status).append(2)
-    gateway = gateway_to(host)
+    host, _, gateway = opened(2, status=status)
     for _ in range(2):
         with pytest.raises(RunEnded):
             await gateway.cancel(caller(), "9", "1")
@@ -384,9 +378,7 @@ async def test_what_has_come_of_a_run_is_not_rewritten_by_a_cancel(status: str) 
 @pytest.mark.wire("cancel")
 @pytest.mark.parametrize("status", ["ACTIVE", "PAUSED", "WAITING_FOR_INPUT", "SOMETHING_NEW"])
 async def test_what_is_not_over_can_be_cancelled_as_often_as_one_likes(status: str) -> None:
-    host = FakeHost()
-    host.add(status=status).append(2)
-    gateway = gateway_to(host)
+    _, _, gateway = opened(2, status=status)
     for _ in range(2):
         assert (await gateway.cancel(caller(), "9", "1")).status is RunStatus.CANCELLED
 
@@ -402,16 +394,14 @@ async def test_a_run_that_ends_by_itself_at_the_moment_of_its_cancel_is_told_to_
 
     host.before = late
     host.cancel_run = lambda credential, ref: host._called("cancel", credential)  # type: ignore[method-assign]
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     with pytest.raises(RunEnded):
         await gateway.cancel(caller(), "9", "1")
 
 
 @pytest.mark.wire("cancel")
 async def test_the_old_end_that_a_host_tells_just_after_a_resume_keeps_nobody_from_cancelling() -> None:
-    host = FakeHost()
-    host.add(status="COMPLETE").append(2)
-    gateway = gateway_to(host)
+    host, _, gateway = opened(2, status="COMPLETE")
     await gateway.resume(caller(), "9", "1", "Go on", None)
     host.runs["1"].status = "COMPLETE"  # as the host has it for a moment yet
     assert (await gateway.cancel(caller(), "9", "1")).status is RunStatus.CANCELLED
@@ -427,7 +417,7 @@ async def test_a_cancel_before_which_the_run_could_not_be_seen_has_surely_done_n
     host = FakeHost()
     host.add()
     host.before = Failing(error, 3)
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     with pytest.raises(type(error)) as raised:
         await gateway.cancel(caller(), "9", "1")
     assert (raised.value.may_have_acted, host.calls["cancel"]) == (False, 0)
@@ -441,7 +431,7 @@ async def test_a_cancel_before_which_the_run_could_not_be_seen_has_surely_done_n
 @pytest.mark.parametrize("letter", ["x", "\u00fc", "\u2028"])
 async def test_metadata_has_a_largest_size_in_bytes(room: int, letter: str) -> None:
     host = FakeHost()
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     each = len(to_json(letter)) - 2
     whole, rest = divmod(LARGEST_METADATA - len(to_json({"a": ""})), each)
     metadata = {"a": letter * (whole - 1) + "y" * (each + rest - room)}
@@ -462,9 +452,7 @@ async def test_metadata_has_a_largest_size_in_bytes(room: int, letter: str) -> N
 async def test_who_views_a_run_sees_at_once_what_was_done_to_it(operation: str, failing: bool) -> None:
     """Even when the answer was lost: the host may have acted all the same."""
 
-    host = FakeHost()
-    host.add().append(1)
-    gateway = gateway_to(host)
+    host, _, gateway = opened(1)
     viewer, watching = watched(gateway)
     await asyncio.sleep(120)  # it is read every ten seconds by now
     host.runs["1"].append(1)
@@ -493,9 +481,7 @@ async def test_who_views_a_run_sees_at_once_what_was_done_to_it(operation: str, 
 @pytest.mark.wire("end-known")
 @pytest.mark.parametrize("status", ["COMPLETE", "ERROR", "CANCELLED"])
 async def test_who_knows_the_end_is_told_that_it_still_is(status: str) -> None:
-    host = FakeHost()
-    host.add(status=status).append(25)
-    gateway = gateway_to(host)
+    _, _, gateway = opened(25, status=status)
     for _ in range(3):
         assert await gateway.follow(caller(), "9", "1", Position(25, over=True)) is None
     assert gateway.viewers == 0
@@ -503,9 +489,7 @@ async def test_who_knows_the_end_is_told_that_it_still_is(status: str) -> None:
 
 @pytest.mark.wire("end-known")
 async def test_who_knows_the_end_is_told_so_although_the_run_was_held_from_before_it() -> None:
-    host = FakeHost()
-    hosted = host.add(length=25)
-    gateway = gateway_to(host)
+    host, hosted, gateway = opened(25)
     stream = await gateway.follow(caller(), "9", "1", Position(0))
     assert stream is not None
     await anext(stream)
@@ -529,9 +513,7 @@ async def test_who_knows_the_end_is_told_so_although_the_run_was_held_from_befor
 
 @pytest.mark.wire("end-known")
 async def test_who_has_seen_everything_but_not_the_end_is_given_the_end() -> None:
-    host = FakeHost()
-    host.add(status="COMPLETE").append(25)
-    gateway = gateway_to(host)
+    _, _, gateway = opened(25, status="COMPLETE")
     stream = await gateway.follow(caller(), "9", "1", Position(25))
     assert stream is not None
     updates = [update async for update in stream]
@@ -543,9 +525,7 @@ async def test_who_has_seen_everything_but_not_the_end_is_given_the_end() -> Non
 @pytest.mark.wire("resumed-streams-on")
 @pytest.mark.parametrize("known", [3, 24, 30])
 async def test_who_knows_another_end_than_there_is_gets_a_stream(known: int) -> None:
-    host = FakeHost()
-    host.add(status="COMPLETE").append(25)
-    gateway = gateway_to(host)
+    _, _, gateway = opened(25, status="COMPLETE")
     stream = await gateway.follow(caller(), "9", "1", Position(known, over=True))
     assert stream is not None
     updates = [update async for update in stream]
@@ -556,9 +536,7 @@ async def test_who_knows_another_end_than_there_is_gets_a_stream(known: int) -> 
 
 
 async def test_who_knows_an_end_that_is_past_gets_a_stream_when_there_is_something_to_say() -> None:
-    host = FakeHost()
-    host.add(status="ACTIVE", length=25)
-    gateway = gateway_to(host, patrol=lambda: Patrol(heartbeat=15))
+    _, _, gateway = opened(25, status="ACTIVE", patrol=lambda: Patrol(heartbeat=15))
     loop = asyncio.get_running_loop()
     stream = await gateway.follow(caller(), "9", "1", Position(25, over=True))
     assert loop.time() < 0.1  # the run is active again: that is worth saying
@@ -569,9 +547,7 @@ async def test_who_knows_an_end_that_is_past_gets_a_stream_when_there_is_somethi
 
 
 async def test_who_knows_an_end_does_not_wait_long_for_the_word_that_it_is_still_the_end() -> None:
-    host = FakeHost()
-    host.add(status="COMPLETE").append(25)
-    gateway = gateway_to(host)
+    host, _, gateway = opened(25, status="COMPLETE")
 
     async def slow_log(operation: str) -> None:
         await asyncio.sleep(20 if operation == "log" else 0)
@@ -595,9 +571,7 @@ async def test_who_knows_an_end_does_not_wait_long_for_the_word_that_it_is_still
 
 @pytest.mark.parametrize("over", [False, True])
 async def test_a_caller_who_leaves_while_the_stream_is_being_opened_leaves_nothing(over: bool) -> None:
-    host = FakeHost()
-    host.add().append(25)
-    gateway = gateway_to(host)
+    _, _, gateway = opened(25)
     for patience in (0.01, 0.06, 0.2, 5):
         try:
             async with asyncio.timeout(patience):
@@ -617,7 +591,7 @@ async def test_who_may_not_see_a_run_is_told_so_before_the_first_byte_while_othe
     host = FakeHost()
     host.add().append(5)
     host.barred.add(("bob", "1"))
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     watching = asyncio.create_task(Viewer().watch(gateway, until=30))
     await asyncio.sleep(5)
     with pytest.raises(Forbidden):
@@ -632,9 +606,7 @@ async def test_who_may_not_see_a_run_is_told_so_before_the_first_byte_while_othe
 
 @pytest.mark.wire("right-asked-first")
 async def test_a_right_holds_for_a_minute() -> None:
-    host = FakeHost()
-    host.add(status="COMPLETE").append(5)
-    gateway = gateway_to(host)
+    host, _, gateway = opened(5, status="COMPLETE")
     await Viewer().watch(gateway)
     await asyncio.sleep(50)
     gets = host.calls["get"]
@@ -648,9 +620,7 @@ async def test_a_right_holds_for_a_minute() -> None:
 
 @pytest.mark.wire("drain-refuses")
 async def test_nobody_is_let_in_while_the_process_is_about_to_stop() -> None:
-    host = FakeHost()
-    host.add()
-    gateway = gateway_to(host)
+    _, _, gateway = opened()
     await gateway.drain(1)
     with pytest.raises(ShuttingDown):
         await gateway.follow(caller(), "9", "1", Position(0))

@@ -40,10 +40,6 @@ def a_host() -> Distant:
     return host
 
 
-def gateway_to(host: FakeHost) -> Gateway:
-    return in_front_of(host)
-
-
 Read = Callable[[Gateway], Awaitable[Any]]
 READS: dict[str, Read] = {
     "get": lambda gateway: gateway.get(caller(), "9", "1"),
@@ -74,7 +70,7 @@ WRITES: dict[str, Read] = {
 @pytest.mark.parametrize("operation", sorted(READS))
 async def test_who_asks_the_same_at_the_same_time_is_given_one_answer(operation: str) -> None:
     host = a_host()
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     first, *rest = await asyncio.gather(*(READS[operation](gateway) for _ in range(50)))
     assert rest == [first] * 49
     assert host.calls == {operation: 1}
@@ -86,7 +82,7 @@ async def test_who_asks_the_same_at_the_same_time_is_given_one_answer(operation:
 @pytest.mark.parametrize("operation", sorted(READS))
 async def test_who_asks_for_something_else_or_as_somebody_else_is_not(operation: str) -> None:
     host = a_host()
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     asked = [READS[operation], *OTHERS[operation]]
     await asyncio.gather(*(ask(gateway) for ask in asked * 3))
     assert host.calls == {operation: len(asked)}
@@ -96,7 +92,7 @@ async def test_who_asks_for_something_else_or_as_somebody_else_is_not(operation:
 @pytest.mark.parametrize("leaving", [[0], [1], [0, 1], [0, 1, 2]])
 async def test_who_leaves_does_not_take_the_answer_from_the_others(operation: str, leaving: list[int]) -> None:
     host = a_host()
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     readers = [asyncio.ensure_future(READS[operation](gateway)) for _ in range(3)]
     await asyncio.sleep(0.5)
     for index in leaving:
@@ -109,7 +105,7 @@ async def test_who_leaves_does_not_take_the_answer_from_the_others(operation: st
 @pytest.mark.parametrize("operation", sorted(READS))
 async def test_an_error_is_everybody_s_and_is_not_kept(operation: str) -> None:
     host = a_host()
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
     errors: list[GatewayError] = [QuotaExhausted()]
 
     async def fail(_: str) -> None:
@@ -131,7 +127,7 @@ async def test_what_was_asked_before_a_write_is_no_answer_to_who_asks_after_it(
     operation: str, write: str, fails: bool
 ) -> None:
     host = a_host()
-    gateway = gateway_to(host)
+    gateway = in_front_of(host)
 
     async def act(asked: str) -> None:
         if asked == write:
@@ -175,7 +171,7 @@ async def test_a_stranger_who_asks_at_the_same_time_is_not_given_the_owner_s_ans
 
 @pytest.mark.parametrize("operation", sorted(READS))
 async def test_closing_ends_what_is_under_way(operation: str) -> None:
-    gateway = gateway_to(a_host())
+    gateway = in_front_of(a_host())
     reader = asyncio.ensure_future(READS[operation](gateway))
     await asyncio.sleep(0.5)
     await gateway.aclose()
