@@ -20,6 +20,7 @@ from codegen_api.errors import (
 from codegen_api.following import Position
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.upstreams import User
+from tests.closing import closed_later
 from tests.fakehost import FakeHost, in_front_of
 
 pytestmark = pytest.mark.virtual_time
@@ -49,40 +50,37 @@ class Host:
 @pytest.mark.wire("auth-remembered")
 async def test_a_thousand_first_requests_at_the_same_time_make_one_call() -> None:
     host = Host()
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     callers = await asyncio.gather(*(tokens.authenticate("good") for _ in range(1000)))
     assert host.asked == {"good": 1}
     assert {caller.principal for caller in callers} == {Principal("fake", "7")}
-    await tokens.aclose()
 
 
 @pytest.mark.wire("auth-remembered")
 async def test_a_thousand_first_requests_with_a_bad_token_make_one_call_too() -> None:
     host = Host()
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     outcomes = await asyncio.gather(*(tokens.authenticate("bad") for _ in range(1000)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {InvalidToken}
     assert host.asked == {"bad": 1}
-    await tokens.aclose()
 
 
 async def test_a_first_caller_who_leaves_does_not_take_the_answer_from_the_others() -> None:
     host = Host()
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     asking = [asyncio.create_task(tokens.authenticate("good")) for _ in range(10)]
     await asyncio.sleep(0.5)
     asking[0].cancel()
     callers = await asyncio.gather(*asking[1:])
     assert len(callers) == 9
     assert host.asked == {"good": 1}
-    await tokens.aclose()
 
 
 @pytest.mark.wire("auth-remembered")
 @pytest.mark.parametrize("seconds", [60.0, 5.0])
 async def test_a_yes_holds_for_the_time_given_and_no_longer(seconds: float) -> None:
     host = Host()
-    tokens = UpstreamTokens(host.identify, "fake", good_seconds=seconds)
+    tokens = closed_later(UpstreamTokens(host.identify, "fake", good_seconds=seconds))
     await tokens.authenticate("good")
     host.users.clear()
     await asyncio.sleep(seconds - 0.1)
@@ -92,7 +90,6 @@ async def test_a_yes_holds_for_the_time_given_and_no_longer(seconds: float) -> N
     with pytest.raises(InvalidToken):
         await tokens.authenticate("good")
     assert host.asked["good"] == 2
-    await tokens.aclose()
 
 
 @pytest.mark.wire("auth-remembered")
@@ -100,7 +97,7 @@ async def test_a_yes_holds_for_the_time_given_and_no_longer(seconds: float) -> N
 async def test_a_no_holds_for_ten_seconds_and_says_the_same(refusal: GatewayError) -> None:
     host = Host()
     host.fault = refusal
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     for _ in range(10):
         with pytest.raises(type(refusal)) as raised:
             await tokens.authenticate("good")
@@ -110,17 +107,15 @@ async def test_a_no_holds_for_ten_seconds_and_says_the_same(refusal: GatewayErro
     host.fault = None
     await asyncio.sleep(1)
     await tokens.authenticate("good")
-    await tokens.aclose()
 
 
 async def test_the_same_person_is_the_same_principal_with_whatever_token() -> None:
     host = Host()
     host.users["other"] = "7"
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     one, other = await tokens.authenticate("good"), await tokens.authenticate("other")
     assert one.principal == other.principal
     assert one.credential != other.credential
-    await tokens.aclose()
 
 
 async def test_a_digest_says_nothing_without_the_key_of_the_process() -> None:
@@ -139,7 +134,7 @@ async def test_a_digest_says_nothing_without_the_key_of_the_process() -> None:
 @pytest.mark.parametrize("fault", [*OUTAGES, UpstreamRateLimited(retry_after=3)])
 async def test_a_token_that_was_good_stays_good_for_five_minutes_of_outage(fault: GatewayError) -> None:
     host = Host()
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     await tokens.authenticate("good")
     confirmed = asyncio.get_running_loop().time()
     host.fault = fault
@@ -151,7 +146,6 @@ async def test_a_token_that_was_good_stays_good_for_five_minutes_of_outage(fault
         await tokens.authenticate("good")
     host.fault = None
     assert (await tokens.authenticate("good")).principal.user == "7"
-    await tokens.aclose()
 
 
 @pytest.mark.wire("auth-outage")
@@ -159,30 +153,28 @@ async def test_a_token_that_was_good_stays_good_for_five_minutes_of_outage(fault
 async def test_an_unknown_token_during_an_outage_is_nobody_s_fault(fault: GatewayError) -> None:
     host = Host()
     host.fault = fault
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     with pytest.raises(AuthUnavailable) as raised:
         await tokens.authenticate("good")
     assert raised.value.retry_after == 5
     assert raised.value.__cause__ is fault
     host.fault = None
     await tokens.authenticate("good")  # an outage is not remembered
-    await tokens.aclose()
 
 
 @pytest.mark.wire("auth-outage")
 async def test_a_host_that_asks_for_patience_is_quoted() -> None:
     host = Host()
     host.fault = UpstreamRateLimited(retry_after=17)
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     with pytest.raises(UpstreamRateLimited) as raised:
         await tokens.authenticate("good")
     assert raised.value.retry_after == 17
-    await tokens.aclose()
 
 
 async def test_a_refusal_ends_the_grace() -> None:
     host = Host()
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     await tokens.authenticate("good")
     await asyncio.sleep(70)
     host.fault = InvalidToken()
@@ -192,18 +184,16 @@ async def test_a_refusal_ends_the_grace() -> None:
     await asyncio.sleep(11)
     with pytest.raises(AuthUnavailable):
         await tokens.authenticate("good")
-    await tokens.aclose()
 
 
 async def test_another_answer_of_the_host_is_passed_on_and_not_remembered() -> None:
     host = Host()
     host.fault = QuotaExhausted()
-    tokens = UpstreamTokens(host.identify, "fake")
+    tokens = closed_later(UpstreamTokens(host.identify, "fake"))
     for _ in range(2):
         with pytest.raises(QuotaExhausted):
             await tokens.authenticate("good")
     assert host.asked["good"] == 2
-    await tokens.aclose()
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
@@ -231,7 +221,7 @@ def holds(token: str, *roots: object) -> bool:
 async def test_what_is_kept_is_bounded() -> None:
     host = Host()
     host.users = {f"good-{number}": str(number) for number in range(200)}
-    tokens = UpstreamTokens(host.identify, "fake", at_most=50)
+    tokens = closed_later(UpstreamTokens(host.identify, "fake", at_most=50))
     await asyncio.gather(
         *(tokens.authenticate(f"{kind}-{n}") for kind in ("good", "bad") for n in range(200)),
         return_exceptions=True,
@@ -240,7 +230,6 @@ async def test_what_is_kept_is_bounded() -> None:
     refusals = sum(isinstance(each, tuple) and each[:1] == (InvalidToken,) for each in reachable(tokens))
     assert 0 < principals <= 50
     assert 0 < refusals <= 50
-    await tokens.aclose()
 
 
 async def test_no_cache_holds_a_token() -> None:
@@ -250,7 +239,7 @@ async def test_no_cache_holds_a_token() -> None:
     host.tokens[token] = "3"
     host.add(status="COMPLETE").append(3)
     gateway = in_front_of(host, linger=1)
-    tokens = UpstreamTokens(gateway.accounts.identify, "fake")
+    tokens = closed_later(UpstreamTokens(gateway.accounts.identify, "fake"))
 
     async def visit() -> None:
         caller: Caller = await tokens.authenticate(token)
@@ -267,17 +256,15 @@ async def test_no_cache_holds_a_token() -> None:
     host.tokens.clear()
     gc.collect()
     assert not holds(token, tokens, gateway)
-    await tokens.aclose()
 
 
 async def test_a_refusal_that_is_remembered_does_not_hold_the_token() -> None:
-    tokens = UpstreamTokens(Host().identify, "fake")
+    tokens = closed_later(UpstreamTokens(Host().identify, "fake"))
     for _ in range(2):
         with pytest.raises(InvalidToken):
             await tokens.authenticate("sk-a-token-that-is-bad")
     gc.collect()
     assert not holds("sk-a-token-that-is-bad", tokens)
-    await tokens.aclose()
 
 
 def test_the_search_for_tokens_would_find_one() -> None:

@@ -97,7 +97,9 @@ class _PubSub:
 
 
 class RelayedBroker(RedisBroker):
-    """One that connects when it is used first, and closes its link."""
+    """One that connects when it is used first, and closes its link. It may be closed twice, as those in memory."""
+
+    closed = False
 
     def __init__(self, url: str, prefix: str, *, max_bytes: int = 128 * 1024 * 1024) -> None:
         super().__init__(VirtualLink(url, prefix=prefix), MemoryBroker(max_bytes=max_bytes))
@@ -107,8 +109,10 @@ class RelayedBroker(RedisBroker):
         return self
 
     async def aclose(self) -> None:
-        await super().aclose()
-        await self._link.aclose()
+        if not self.closed:
+            self.closed = True
+            await super().aclose()
+            await self._link.aclose()
 
 
 def over_redis(server: RedisServer) -> Callable[..., Awaitable[Broker]]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Forgotten, ReadPage
+from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Forgotten, ReadPage, Tail
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.positions import Missed
-from codegen_api.runs import Amended, Appended
+from codegen_api.runs import Amended, Appended, LogPage
 from codegen_api.taps import Tap
 from tests.brokers.logs import BIG, REF, Host, changed, entries, entry, made_page, page, ref, unasked
 from tests.brokers.relayed import over_redis
+from tests.closing import closed_later
 
 pytestmark = pytest.mark.virtual_time
 
@@ -28,7 +29,16 @@ async def in_memory(**more: Any) -> Broker:
 
 @pytest.fixture(params=NAMES)
 def broker(request: pytest.FixtureRequest) -> Make:
-    return in_memory if request.param == "memory" else over_redis(request.getfixturevalue("shared_redis"))
+    """Makes brokers that hold these pages, and are closed when the test is over."""
+    make = in_memory if request.param == "memory" else over_redis(request.getfixturevalue("shared_redis"))
+
+    async def with_pages(*pages: LogPage, **more: Any) -> Broker:
+        it = closed_later(await make(**more))
+        for each in pages:
+            await it.publish(each)
+        return it
+
+    return with_pages
 
 
 async def take(batches: Tap[Batch], seconds: float = 10) -> Batch:
@@ -59,6 +69,12 @@ async def everything(
             return given
 
 
+async def tail_of(broker: Broker) -> Tail:
+    tail = await broker.tail(REF)
+    assert tail is not None
+    return tail
+
+
 def appended(numbers: Any, version: int = 0) -> list[Appended]:
     return [Appended(number, entry(number, version)) for number in numbers]
 
@@ -77,20 +93,13 @@ async def test_publishing_the_same_page_twice_does_nothing(broker: Make) -> None
             await it.publish(page(0, 5))
             await it.publish(page(2, 2))
         await nothing(batches)
-    tail = await it.tail(REF)
-    assert tail is not None
+    tail = await tail_of(it)
     assert tail.cursor == 5
-    await it.aclose()
 
 
 async def test_pages_that_overlap_are_joined(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
-    await it.publish(page(3, 5))
-    await it.publish(page(8, 0))
-    await it.publish(page(8, 2))
+    it = await broker(page(0, 5), page(3, 5), page(8, 0), page(8, 2))
     assert await everything(it) == appended(range(1, 11))
-    await it.aclose()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -107,57 +116,43 @@ async def test_what_lies_in_a_gap_is_read_again_for_who_needs_it(broker: Make, c
     host.read.clear()
     await it.publish(page(40, 3))
     assert await everything(it, 40) == appended([41, 42, 43])
-    tail = await it.tail(REF)
-    assert tail is not None
+    tail = await tail_of(it)
     assert (tail.cursor, len(tail.recent)) == (43, 3)
     await there.aclose()
-    await it.aclose()
 
 
 async def test_the_first_stretch_opens_the_log_wherever_it_begins(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(40, 3))
+    it = await broker(page(40, 3))
     assert await everything(it, 40) == appended([41, 42, 43])
     assert await everything(it, 39, read=Host(entries(1, 44)).page) == appended(range(40, 44))
-    await it.aclose()
 
 
 async def test_an_empty_log_has_a_tail_too(broker: Make) -> None:
     it = await broker()
     assert await it.tail(REF) is None
     await it.publish(page(0, 0))
-    tail = await it.tail(REF)
-    assert tail is not None
+    tail = await tail_of(it)
     assert (tail.cursor, tail.recent, tail.changed) == (0, (), None)
-    await it.aclose()
 
 
 async def test_the_tail_is_the_position_and_up_to_100_entries_that_lead_there(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 30))
-    tail = await it.tail(REF)
-    assert tail is not None
+    it = await broker(page(0, 30))
+    tail = await tail_of(it)
     assert (tail.cursor, tail.recent) == (30, entries(1, 31))
     await it.publish(page(30, 220))
     await it.publish(page(200, 1, version=1))
     latest = changed(length=250)
     await it.publish(latest)
-    tail = await it.tail(REF)
-    assert tail is not None
+    tail = await tail_of(it)
     assert tail.cursor == 250
     assert tail.recent == (*entries(151, 201), entry(201, 1), *entries(202, 251))
     assert tail.changed == latest
-    await it.aclose()
 
 
 async def test_runs_do_not_mix(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 3))
-    await it.publish(page(0, 2, ref=ref(2)))
-    await it.publish(changed(ref=ref(2)))
+    it = await broker(page(0, 3), page(0, 2, ref=ref(2)), changed(ref=ref(2)))
     assert await everything(it) == appended(range(1, 4))
     assert await everything(it, name=ref(2)) == [*appended(range(1, 3)), changed(ref=ref(2))]
-    await it.aclose()
 
 
 # -- subscribing ------------------------------------------------------------------------------------------------------
@@ -166,8 +161,7 @@ async def test_runs_do_not_mix(broker: Make) -> None:
 @pytest.mark.wire("stream-log")
 @pytest.mark.parametrize("at", [0, 1, 4, 5])
 async def test_what_was_there_is_followed_by_what_comes_without_a_gap_or_a_repeat(broker: Make, at: int) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     seen: list[Any] = []
 
     async def watch() -> None:
@@ -184,7 +178,6 @@ async def test_what_was_there_is_followed_by_what_comes_without_a_gap_or_a_repea
         await it.publish(page(after - 3, 5))
     await watching
     assert seen == appended(range(at + 1, 26))
-    await it.aclose()
 
 
 async def test_who_comes_before_the_first_page_waits_for_it(broker: Make) -> None:
@@ -197,12 +190,10 @@ async def test_who_comes_before_the_first_page_waits_for_it(broker: Make) -> Non
     await it.publish(page(0, 2))
     assert list((await waiting).entries) == appended([1, 2])
     await batches.aclose()
-    await it.aclose()
 
 
 async def test_who_is_ahead_of_the_log_waits_until_it_has_come_so_far(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 2))
+    it = await broker(page(0, 2))
     async with aclosing(it.subscribe(REF, 4, None, unasked)) as batches:
         waiting = asyncio.create_task(take(batches, 1000))
         await it.publish(page(2, 2))
@@ -210,27 +201,21 @@ async def test_who_is_ahead_of_the_log_waits_until_it_has_come_so_far(broker: Ma
         assert not waiting.done()
         await it.publish(page(4, 2))
         assert list((await waiting).entries) == appended([5, 6])
-    await it.aclose()
 
 
 @pytest.mark.wire("stream-shared")
 async def test_every_subscriber_gets_everything(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 3))
+    it = await broker(page(0, 3))
     watching = [asyncio.create_task(everything(it)) for _ in range(5)]
     for after in (3, 6, 9):
         await asyncio.sleep(0.1)
         await it.publish(page(after, 3))
     for given in await asyncio.gather(*watching):
         assert given == appended(range(1, 13))
-    await it.aclose()
 
 
 async def test_a_batch_holds_64_kib_at_most(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 500, text="x" * 1000))
-    await it.publish(page(410, 90, text="x" * 1000, version=1))
-    await it.publish(changed())
+    it = await broker(page(0, 500, text="x" * 1000), page(410, 90, text="x" * 1000, version=1), changed())
     for after, revision in ((0, None), (500, 0)):
         sizes, copies, cursors = [], {}, []
         async with aclosing(it.subscribe(REF, after, revision, unasked)) as batches:
@@ -245,14 +230,10 @@ async def test_a_batch_holds_64_kib_at_most(broker: Make) -> None:
         assert cursors == list(range(after + 1, 501))
         for number in range(411, 501):
             assert copies[number] == entry(number, 1, "x" * 1000)
-    await it.aclose()
 
 
 async def test_an_entry_larger_than_a_batch_comes_alone(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 1))
-    await it.publish(page(1, 2, text=BIG))
-    await it.publish(page(3, 1))
+    it = await broker(page(0, 1), page(1, 2, text=BIG), page(3, 1))
     async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(4)]
     assert numbers == [[1], [2], [3], [4]]
@@ -260,7 +241,6 @@ async def test_an_entry_larger_than_a_batch_comes_alone(broker: Make) -> None:
     async with aclosing(it.subscribe(REF, 4, 0, unasked)) as batches:
         numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(2)]
     assert numbers == [[2], [3]]
-    await it.aclose()
 
 
 async def test_a_subscriber_who_is_cancelled_leaves_nothing_and_disturbs_nobody(broker: Make) -> None:
@@ -276,7 +256,6 @@ async def test_a_subscriber_who_is_cancelled_leaves_nothing_and_disturbs_nobody(
     assert await watching == appended([1, 2])
     for number in (2, 3, 4):
         assert await it.tail(ref(number)) is None
-    await it.aclose()
 
 
 # -- amendments -------------------------------------------------------------------------------------------------------
@@ -284,8 +263,7 @@ async def test_a_subscriber_who_is_cancelled_leaves_nothing_and_disturbs_nobody(
 
 @pytest.mark.wire("stream-amended")
 async def test_an_entry_that_was_given_and_changes_is_given_again(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         before = await take(batches)
         await it.publish(page(2, 1, version=1))
@@ -295,7 +273,6 @@ async def test_an_entry_that_was_given_and_changes_is_given_again(broker: Make) 
         assert batch.revision > before.revision
         await it.publish(page(2, 1, version=1))
         await nothing(batches)
-    await it.aclose()
 
 
 async def test_an_entry_that_cannot_be_had_any_more_does_not_take_the_place_of_what_was_given(broker: Make) -> None:
@@ -309,33 +286,26 @@ async def test_an_entry_that_cannot_be_had_any_more_does_not_take_the_place_of_w
         await it.publish(page(5, 1))  # but what could not be had at first is told as soon as it can
         if memory > 1:
             assert await everything(it) == appended(range(1, 7))
-        await it.aclose()
 
 
 async def test_an_entry_that_changes_before_it_is_given_is_given_once_as_it_is_now(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
-    await it.publish(page(2, 1, version=1))
+    it = await broker(page(0, 5), page(2, 1, version=1))
     expected = [*appended([1, 2]), *appended([3], 1), *appended([4, 5])]
     assert await everything(it) == expected
     assert await everything(it, 2, 0) == expected[2:]
-    await it.aclose()
 
 
 async def test_a_page_may_amend_and_append(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         await take(batches)
         await it.publish(page(3, 4, version=1))
         batch = await take(batches)
         assert list(batch.entries) == [Amended(4, entry(4, 1)), Amended(5, entry(5, 1)), *appended([6, 7], 1)]
-    await it.aclose()
 
 
 async def test_of_several_amendments_only_the_last_is_given(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         await take(batches)
         for version in range(1, 10):
@@ -343,12 +313,10 @@ async def test_of_several_amendments_only_the_last_is_given(broker: Make) -> Non
         await it.publish(page(3, 1, version=1))
         await it.publish(page(1, 1, version=10))
         assert (await take(batches)).entries == (Amended(4, entry(4, 1)), Amended(2, entry(2, 10)))
-    await it.aclose()
 
 
 async def test_a_revision_says_which_amendments_are_known(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     revisions = []
     async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         revisions.append((await take(batches)).revision)
@@ -360,24 +328,19 @@ async def test_a_revision_says_which_amendments_are_known(broker: Make) -> None:
     assert await everything(it, 5, revisions[0]) == both
     assert await everything(it, 5, revisions[1]) == both[1:]
     assert await everything(it, 5, revisions[2]) == []
-    await it.aclose()
 
 
 async def test_who_has_no_revision_is_given_every_amendment_that_is_known(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
-    await it.publish(page(1, 2, version=1))
+    it = await broker(page(0, 5), page(1, 2, version=1))
     assert await everything(it, 5) == [Amended(2, entry(2, 1)), Amended(3, entry(3, 1))]
     assert await everything(it, 2) == [Amended(2, entry(2, 1)), *appended([3], 1), *appended([4, 5])]
-    await it.aclose()
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
 async def test_of_several_descriptions_only_the_latest_counts(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 1))
+    it = await broker(page(0, 1))
     for number in range(5):
         await it.publish(changed(n=number))
     assert await everything(it) == [*appended([1]), changed(n=4)]
@@ -388,27 +351,21 @@ async def test_of_several_descriptions_only_the_latest_counts(broker: Make) -> N
         batch = await take(batches)
         assert (batch.entries, batch.changed) == ((), changed(n=8))
         await nothing(batches)
-    await it.aclose()
 
 
 @pytest.mark.wire("end-complete")
 async def test_a_description_comes_after_all_the_entries(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 300, text="x" * 1000))
-    await it.publish(changed(length=300))
+    it = await broker(page(0, 300, text="x" * 1000), changed(length=300))
     given = await everything(it)
     assert [event.cursor for event in given[:-1]] == list(range(1, 301))
     assert given[-1] == changed(length=300)
-    await it.aclose()
 
 
 async def test_a_description_from_before_the_first_page_waits_for_it(broker: Make) -> None:
-    it = await broker()
-    await it.publish(changed())
+    it = await broker(changed())
     assert await it.tail(REF) is None
     await it.publish(page(0, 1))
     assert await everything(it) == [*appended([1]), changed()]
-    await it.aclose()
 
 
 # -- what is no longer there ------------------------------------------------------------------------------------------
@@ -422,7 +379,6 @@ async def test_what_was_let_go_is_read_again_and_nothing_else(broker: Make) -> N
     assert given == [Appended(number, entry(number, text="x" * 500)) for number in range(1, 251)]
     assert host.read
     assert set(host.read) < {0, 1, 2}
-    await it.aclose()
 
 
 @pytest.mark.parametrize("max_bytes", [1, 10**7])
@@ -440,7 +396,6 @@ async def test_a_page_that_is_not_held_is_read_once_for_all_who_need_it_at_the_s
     given = await asyncio.gather(*(everything(it, read=slowly) for _ in range(20)))
     assert all(each == appended(range(1, 1001)) for each in given)
     assert sorted(host.read) == list(range(10 if max_bytes == 1 else 9))
-    await it.aclose()
 
 
 async def test_a_page_that_has_settled_is_not_read_twice_and_one_that_has_not_is_as_it_is_now(broker: Make) -> None:
@@ -453,7 +408,6 @@ async def test_a_page_that_has_settled_is_not_read_twice_and_one_that_has_not_is
     host.entries = [*entries(1, 401), *entries(401, 431, version=1), *entries(431, 451)]
     given = await everything(it, 400, read=host.page)
     assert given == [*appended(range(401, 431), 1), *appended(range(431, 451))]
-    await it.aclose()
 
 
 async def test_a_page_in_which_an_entry_cannot_be_had_is_read_again_by_the_next(broker: Make) -> None:
@@ -463,7 +417,6 @@ async def test_a_page_in_which_an_entry_cannot_be_had_is_read_again_by_the_next(
     assert len(await everything(it, read=host.page)) == 300
     host.entries = entries(1, 301)
     assert await everything(it, read=host.page) == appended(range(1, 301))
-    await it.aclose()
 
 
 async def test_a_page_that_was_asked_for_before_an_amendment_is_not_given_to_who_is_told_of_that(broker: Make) -> None:
@@ -488,7 +441,6 @@ async def test_a_page_that_was_asked_for_before_an_amendment_is_not_given_to_who
     assert given == dict(enumerate(host.entries, 1))
     again = {event.cursor: event.entry for event in await everything(it, read=host.page)}
     assert again == given
-    await it.aclose()
 
 
 @pytest.mark.wire("log-replaced")
@@ -515,13 +467,11 @@ async def test_who_waits_for_a_page_hears_that_the_log_was_forgotten_and_the_nex
     with pytest.raises(Forgotten):
         await waiting
     assert await everything(it, read=host.page) == appended(range(1, 301), 1)
-    await it.aclose()
 
 
 async def test_of_a_log_that_is_not_known_nothing_is_missed(broker: Make) -> None:
     it = await broker()
     assert await it.missed(REF, 20) == Missed()
-    await it.aclose()
 
 
 async def test_who_reads_a_page_that_shows_less_than_there_should_be_reads_it_until_it_is_whole(broker: Make) -> None:
@@ -536,23 +486,18 @@ async def test_who_reads_a_page_that_shows_less_than_there_should_be_reads_it_un
 
     await it.publish(page(200, 100))
     assert await everything(it, read=late) == appended(range(1, 301))
-    await it.aclose()
 
 
 async def test_a_log_of_which_nothing_is_held_any_more_goes_on_behind_its_tail(broker: Make) -> None:
-    it = await broker(max_bytes=1)
-    await it.publish(page(0, 10))
+    it = await broker(page(0, 10), max_bytes=1)
     assert await everything(it, 10) == []
     assert await everything(it, 8, read=Host(entries(1, 11)).page) == appended([9, 10])
-    tail = await it.tail(REF)
-    assert tail is not None
+    tail = await tail_of(it)
     assert tail.cursor == 10
-    await it.aclose()
 
 
 async def test_an_amendment_of_what_is_not_held_any_more_is_told_as_it_is_now(broker: Make) -> None:
-    it = await broker(max_bytes=60_000)
-    await it.publish(page(0, 50))
+    it = await broker(page(0, 50), max_bytes=60_000)
     async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         seen = await take(batches)
         await it.publish(page(9, 1, version=1))
@@ -562,14 +507,11 @@ async def test_an_amendment_of_what_is_not_held_any_more_is_told_as_it_is_now(br
         assert given[0] == Amended(10, entry(10, 1))
         assert [event.cursor for event in given[1:]] == list(range(51, 141))
         assert await everything(it, 140, (await it.missed(REF, 140)).revision) == []
-    await it.aclose()
 
 
 @pytest.mark.wire("end-complete")
 async def test_an_entry_that_was_let_go_can_still_be_amended(broker: Make) -> None:
-    it = await broker(max_bytes=1)
-    await it.publish(page(0, 50))
-    await it.publish(page(0, 50))
+    it = await broker(page(0, 50), page(0, 50), max_bytes=1)
     assert await everything(it, 50, 0) == []
     await it.publish(changed(length=50))
     await it.publish(page(9, 41, version=1))
@@ -579,24 +521,20 @@ async def test_an_entry_that_was_let_go_can_still_be_amended(broker: Make) -> No
     missed = await it.missed(REF, 50)
     assert [change.cursor for change in missed.changes] == list(range(10, 51))
     assert await everything(it, 50, missed.revision) == [changed(length=50)]
-    await it.aclose()
 
 
 async def test_a_change_of_what_was_only_read_again_is_an_amendment_too(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(900, 100))
+    it = await broker(page(900, 100))
     async with aclosing(it.subscribe(REF, 850, None, Host(entries(1, 1001)).page)) as batches:
         while (await take(batches)).cursor < 1000:
             pass
         await it.publish(page(870, 1, version=1))
         assert (await take(batches)).entries == (Amended(871, entry(871, 1)),)
-    await it.aclose()
 
 
 async def test_who_was_given_one_of_two_different_copies_is_told_what_it_comes_to(broker: Make) -> None:
     """Nobody knows which of them was the later one."""
-    it = await broker()
-    await it.publish(page(900, 60))
+    it = await broker(page(900, 60))
     given = []
     for version in (0, 1):
         host = Host(entries(1, 961, version))
@@ -605,16 +543,12 @@ async def test_who_was_given_one_of_two_different_copies_is_told_what_it_comes_t
     revision = (await it.missed(REF, 960)).revision
     await it.publish(page(880, 1, version=1))
     assert await everything(it, 960, revision, read=host.page) == [Amended(881, entry(881, 1))]
-    await it.aclose()
 
 
 async def test_nothing_is_missed_at_the_start_of_the_log(broker: Make) -> None:
-    it = await broker(max_bytes=1)
-    await it.publish(page(0, 5))
-    await it.publish(page(2, 1, version=1))
+    it = await broker(page(0, 5), page(2, 1, version=1), max_bytes=1)
     host = Host([*entries(1, 3), entry(3, 1), *entries(4, 6)])
     assert await everything(it, 0, 0, read=host.page) == [Appended(n, e) for n, e in enumerate(host.entries, 1)]
-    await it.aclose()
 
 
 @pytest.mark.parametrize("by", ["the follower", "a viewer"])
@@ -632,19 +566,16 @@ async def test_a_log_that_somebody_is_at_is_not_let_go_whole(broker: Make, by: s
         await it.publish(page(30, 20, version=1))  # the follower goes on, and finds these changed
         given = await everything(it, 50, revision, read=host.page)
         assert given == [Amended(number, entry(number, 1)) for number in range(31, 51)]
-    await it.aclose()
 
 
 async def test_who_comes_back_with_what_was_known_of_a_log_that_was_let_go_hears_of_it(broker: Make) -> None:
-    it = await broker(max_bytes=20_000)
-    await it.publish(page(0, 50))
+    it = await broker(page(0, 50), max_bytes=20_000)
     revision = (await it.missed(REF, 50)).revision
     await it.publish(page(0, 10, ref=ref(2), text="x" * 2000))
     assert await it.tail(REF) is None
     await it.publish(page(30, 20, version=1))
     with pytest.raises(Forgotten):
         await everything(it, 50, revision)
-    await it.aclose()
 
 
 @pytest.mark.parametrize("max_bytes", [1, 10**7])
@@ -660,12 +591,10 @@ async def test_entries_are_found_wherever_they_are(broker: Make, max_bytes: int)
         await it.forget(REF)
         with pytest.raises(Forgotten):
             await anext(found)
-    await it.aclose()
 
 
 async def test_what_is_doubted_is_not_shown_and_its_changes_are_noticed(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 50))
+    it = await broker(page(0, 50))
     revision = (await it.missed(REF, 50)).revision
     waiting = asyncio.create_task(everything(it, 50, revision))
     await asyncio.sleep(0.5)
@@ -678,13 +607,11 @@ async def test_what_is_doubted_is_not_shown_and_its_changes_are_noticed(broker: 
     assert await everything(it, 50, revision) == told
     assert await everything(it, 39, read=host.page) == [*appended([40]), *appended(range(41, 51), 1)]
     assert host.read == [0]
-    await it.aclose()
 
 
 @pytest.mark.wire("log-replaced")
 async def test_who_waits_hears_that_the_log_was_forgotten(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     waiting = [asyncio.create_task(everything(it, after)) for after in (0, 5)]
     await asyncio.sleep(0.5)
     await it.forget(REF)
@@ -693,7 +620,6 @@ async def test_who_waits_hears_that_the_log_was_forgotten(broker: Make) -> None:
     assert await it.tail(REF) is None
     await it.publish(page(0, 2, version=7))
     assert await everything(it) == appended([1, 2], 7)
-    await it.aclose()
 
 
 async def test_forgetting_or_doubting_what_was_never_known_does_nothing(broker: Make) -> None:
@@ -701,12 +627,10 @@ async def test_forgetting_or_doubting_what_was_never_known_does_nothing(broker: 
     await it.doubt(REF)
     await it.forget(REF)
     assert await it.tail(REF) is None
-    await it.aclose()
 
 
 async def test_revisions_of_a_forgotten_log_say_nothing_of_the_next(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     for version in (1, 2, 3):
         await it.publish(page(1, 1, version=version))
     async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
@@ -716,7 +640,6 @@ async def test_revisions_of_a_forgotten_log_say_nothing_of_the_next(broker: Make
     await it.publish(page(3, 1, version=1))
     async with aclosing(it.subscribe(REF, 5, None, unasked)) as batches:
         assert (await take(batches)).revision > old.revision
-    await it.aclose()
 
 
 # -- leading, and the end ---------------------------------------------------------------------------------------------
@@ -739,14 +662,12 @@ async def test_a_run_has_one_leader_at_a_time(broker: Make) -> None:
     await asyncio.gather(*(lead(number) for number in range(5)))
     assert sorted(turns) == list(range(5))
     assert asyncio.get_running_loop().time() > 49.9
-    await it.aclose()
 
 
 async def test_runs_are_led_beside_each_other(broker: Make) -> None:
     it = await broker()
     async with it.lead(REF), it.lead(ref(2)), asyncio.timeout(5), it.lead(ref(3)):
         pass
-    await it.aclose()
 
 
 async def test_the_lead_passes_on_when_the_leader_fails_or_is_cancelled(broker: Make) -> None:
@@ -766,12 +687,10 @@ async def test_the_lead_passes_on_when_the_leader_fails_or_is_cancelled(broker: 
     await asyncio.wait([first, second])
     async with asyncio.timeout(60), it.lead(REF):
         pass
-    await it.aclose()
 
 
 async def test_closing_lets_go_of_everything_and_of_everybody(broker: Make) -> None:
-    it = await broker()
-    await it.publish(page(0, 5))
+    it = await broker(page(0, 5))
     waiting = [asyncio.create_task(everything(it, 5)), asyncio.create_task(everything(it, name=ref(2)))]
     await asyncio.sleep(0.5)
     await it.aclose()

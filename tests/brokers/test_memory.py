@@ -16,6 +16,7 @@ from codegen_api.brokers.memory.log import AMENDED_OVERHEAD, LOG_OVERHEAD
 from codegen_api.positions import COMPARED
 from codegen_api.runs import to_json
 from tests.brokers.logs import REF, Host, changed, entries, page, ref, unasked
+from tests.closing import closed_later
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -74,7 +75,7 @@ def test_all_logs_together_stay_within_the_bound(pages: list[tuple[int, int, int
 
 async def test_logs_that_nobody_is_at_go_first_and_the_oldest_of_them_before_the_others() -> None:
     one = size((1, 11, "x" * 1000))
-    broker = MemoryBroker(max_bytes=4 * one)
+    broker = closed_later(MemoryBroker(max_bytes=4 * one))
     async with aclosing(broker.subscribe(ref(1), 0, None, unasked)) as batches:
         for number in (1, 2, 3, 4):
             await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
@@ -87,11 +88,10 @@ async def test_logs_that_nobody_is_at_go_first_and_the_oldest_of_them_before_the
         tail = await broker.tail(ref(1))
         assert tail is not None
         assert len(tail.recent) == 10
-    await broker.aclose()
 
 
 async def test_logs_that_are_watched_lose_their_oldest_entries_and_keep_their_viewers() -> None:
-    broker = MemoryBroker(max_bytes=100_000)
+    broker = closed_later(MemoryBroker(max_bytes=100_000))
     async with AsyncExitStack() as stack:
         watched = [
             await stack.enter_async_context(aclosing(broker.subscribe(ref(number), 0, None, unasked)))
@@ -104,11 +104,10 @@ async def test_logs_that_are_watched_lose_their_oldest_entries_and_keep_their_vi
             await broker.publish(page(1, 50, text="x" * 1000, ref=ref(number)))
             assert broker.held_bytes <= 100_000
             assert [event.cursor for event in (await anext(batches)).entries] == list(range(2, 52))
-    await broker.aclose()
 
 
 async def test_viewers_at_the_same_position_are_given_the_same_object() -> None:
-    broker = MemoryBroker()
+    broker = closed_later(MemoryBroker())
     await broker.publish(page(0, 5))
     async with AsyncExitStack() as stack:
         watching = [
@@ -120,11 +119,10 @@ async def test_viewers_at_the_same_position_are_given_the_same_object() -> None:
             await broker.publish(news)
         given = [await anext(batches) for batches in watching]
         assert all(batch is given[0] for batch in given)
-    await broker.aclose()
 
 
 async def test_what_one_viewer_still_holds_is_given_to_the_next_however_many_were_elsewhere_meanwhile() -> None:
-    broker = MemoryBroker()
+    broker = closed_later(MemoryBroker())
     await broker.publish(page(0, 1000, text="x" * 1000))
 
     async def first(after: int) -> Batch:
@@ -144,14 +142,13 @@ async def test_what_one_viewer_still_holds_is_given_to_the_next_however_many_wer
     assert await first(990) is not end
     await broker.publish(page(0, 1, version=1))
     assert await first(0) is not held
-    await broker.aclose()
 
 
 @pytest.mark.wire("stream-stall")
 async def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> None:
     """Each came at a position of its own, so that no two were given the same batches."""
 
-    broker = MemoryBroker()
+    broker = closed_later(MemoryBroker())
     await broker.publish(page(0, 1000, text="x" * 1000))
     await broker.publish(changed(length=1000))
     given: list[weakref.ref[Batch]] = []
@@ -167,11 +164,10 @@ async def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> No
     held = sum(event.entry.size for there in alive for event in there.entries)
     # a batch is what encoded copies hang on: what is kept of them belongs within the bound of the broker
     assert held <= 2 * broker.held_bytes
-    await broker.aclose()
 
 
 async def test_a_log_that_nobody_ever_wrote_to_goes_with_the_last_who_waited_for_it() -> None:
-    broker = MemoryBroker()
+    broker = closed_later(MemoryBroker())
     there = [broker.subscribe(ref(number % 3), 0, None, unasked) for number in range(9)]
     waiting = [asyncio.create_task(anext(batches)) for batches in there]
     await asyncio.sleep(1)
@@ -182,11 +178,10 @@ async def test_a_log_that_nobody_ever_wrote_to_goes_with_the_last_who_waited_for
     for batches in there:
         await batches.aclose()
     assert broker.held_bytes == 0
-    await broker.aclose()
 
 
 async def test_a_subscriber_who_left_is_not_woken() -> None:
-    broker = MemoryBroker()
+    broker = closed_later(MemoryBroker())
     await broker.publish(page(0, 1))
     async with aclosing(broker.subscribe(REF, 0, None, unasked)) as batches:
         await anext(batches)
@@ -203,7 +198,6 @@ async def test_a_subscriber_who_left_is_not_woken() -> None:
         await asyncio.wait([waiting])
         assert waiting.cancelled()
     await broker.publish(page(3, 1))
-    await broker.aclose()
 
 
 async def test_who_closes_while_somebody_leads_lets_the_leader_end() -> None:
@@ -213,18 +207,17 @@ async def test_who_closes_while_somebody_leads_lets_the_leader_end() -> None:
 
 
 async def test_who_misses_changes_of_what_was_let_go_is_told_which_and_no_others() -> None:
-    broker = MemoryBroker(max_bytes=1)
+    broker = closed_later(MemoryBroker(max_bytes=1))
     host = Host([*entries(1, 951), *entries(951, 954, version=1), *entries(954, 1001)])
     await broker.publish(page(0, 1000))
     await broker.publish(page(950, 3, version=1))
     batch = await anext(broker.subscribe(REF, 1000, 0, host.page))
     assert [event.cursor for event in batch.entries] == [951, 952, 953]
     assert host.read == [9]
-    await broker.aclose()
 
 
 async def test_who_reads_all_of_a_long_log_takes_a_part_of_the_bound_only() -> None:
-    broker = MemoryBroker(max_bytes=400_000)
+    broker = closed_later(MemoryBroker(max_bytes=400_000))
     host = Host(entries(1, 1001, text="x" * 1000))
     await broker.publish(page(0, 100, text="x" * 1000, ref=ref(2)))
     await broker.publish(page(900, 100, text="x" * 1000))
@@ -236,11 +229,10 @@ async def test_who_reads_all_of_a_long_log_takes_a_part_of_the_bound_only() -> N
         async with aclosing(broker.subscribe(ref(2), 0, None, unasked)) as batches:
             assert (await anext(batches)).cursor > 0
     assert set(host.read) == set(range(9))
-    await broker.aclose()
 
 
 async def test_a_page_that_is_larger_than_all_that_may_be_held_pushes_nothing_out() -> None:
-    broker = MemoryBroker(max_bytes=40_000)
+    broker = closed_later(MemoryBroker(max_bytes=40_000))
     host = Host(entries(1, 1001, text="x" * 1000))
     await broker.publish(page(990, 10, text="x" * 1000))
     async with aclosing(broker.subscribe(REF, 0, None, host.page)) as batches:
@@ -249,11 +241,10 @@ async def test_a_page_that_is_larger_than_all_that_may_be_held_pushes_nothing_ou
     assert host.read == list(range(10))
     async with aclosing(broker.subscribe(REF, 990, None, unasked)) as batches:
         assert (await anext(batches)).cursor == 1000
-    await broker.aclose()
 
 
 async def test_how_many_changes_are_remembered_is_bounded() -> None:
-    broker = MemoryBroker()
+    broker = closed_later(MemoryBroker())
     await broker.publish(page(0, 3 * COMPARED))
     await broker.publish(page(0, 3 * COMPARED, version=1))
     known = await broker.missed(REF, 3 * COMPARED)
@@ -262,26 +253,24 @@ async def test_how_many_changes_are_remembered_is_bounded() -> None:
     assert (
         broker.held_bytes == size((1, 3 * COMPARED + 1, "")) - all_copies + those_compared + COMPARED * AMENDED_OVERHEAD
     )
-    await broker.aclose()
 
 
 async def test_a_log_that_somebody_viewed_lately_stays_longer_than_one_that_was_only_written_lately() -> None:
     one = size((1, 11, "x" * 1000))
-    broker = MemoryBroker(max_bytes=2 * one)
+    broker = closed_later(MemoryBroker(max_bytes=2 * one))
     for number in (1, 2):
         await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
     async with aclosing(broker.subscribe(ref(1), 0, None, unasked)) as batches:
         await anext(batches)
     await broker.publish(page(0, 10, text="x" * 1000, ref=ref(3)))
     assert [await broker.tail(ref(number)) is not None for number in (1, 2, 3)] == [True, False, True]
-    await broker.aclose()
 
 
 async def test_a_description_that_cannot_be_written_is_held_all_the_same() -> None:
     nested: list[object] = []
     for _ in range(100_000):
         nested = [nested]
-    broker = MemoryBroker()
+    broker = closed_later(MemoryBroker())
     described = changed()
     deep = replace(described, run=replace(described.run, fields={"metadata": nested}))  # type: ignore[dict-item]
     await broker.publish(page(0, 1))
@@ -289,4 +278,3 @@ async def test_a_description_that_cannot_be_written_is_held_all_the_same() -> No
     tail = await broker.tail(REF)
     assert tail is not None
     assert tail.changed is deep
-    await broker.aclose()
