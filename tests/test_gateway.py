@@ -111,10 +111,8 @@ async def test_every_read_waits_until_its_caller_may_ask_one_thing_more(operatio
 @pytest.mark.parametrize("operation", sorted(READS))
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_read_that_met_a_passing_fault_is_asked_again(operation: str, error: GatewayError, times: int) -> None:
-    host = FakeHost()
-    host.add().append(1)
+    host, _, gateway = opened(1)
     host.before = Failing(error, times)
-    gateway = in_front_of(host)
     await READS[operation](gateway)
     # of what has parts one is asked for first, and then what is behind it
     assert times < host.calls[operation] <= (times + 3 if operation in LISTED else times + 1)
@@ -125,10 +123,8 @@ async def test_a_read_that_met_a_passing_fault_is_asked_again(operation: str, er
 @pytest.mark.parametrize("error", PASSING)
 @pytest.mark.parametrize("operation", sorted(READS))
 async def test_a_read_is_asked_three_times_at_most(operation: str, error: GatewayError) -> None:
-    host = FakeHost()
-    host.add()
+    host, _, gateway = opened()
     host.before = Failing(error, 99)
-    gateway = in_front_of(host)
     with pytest.raises(type(error)):
         await READS[operation](gateway)
     assert host.calls == {operation: 3}
@@ -145,10 +141,8 @@ async def test_a_read_is_asked_three_times_at_most(operation: str, error: Gatewa
     ],
 )
 async def test_a_read_that_was_answered_or_timed_out_is_not_asked_again(operation: str, error: GatewayError) -> None:
-    host = FakeHost()
-    host.add()
+    host, _, gateway = opened()
     host.before = Failing(error, 1)
-    gateway = in_front_of(host)
     with pytest.raises(type(error)):
         await READS[operation](gateway)
     assert host.calls == {operation: 1}
@@ -414,10 +408,8 @@ async def test_the_old_end_that_a_host_tells_just_after_a_resume_keeps_nobody_fr
 
 @pytest.mark.parametrize("error", [UpstreamError(), UpstreamTimeout()])
 async def test_a_cancel_before_which_the_run_could_not_be_seen_has_surely_done_nothing(error: UpstreamFailure) -> None:
-    host = FakeHost()
-    host.add()
+    host, _, gateway = opened()
     host.before = Failing(error, 3)
-    gateway = in_front_of(host)
     with pytest.raises(type(error)) as raised:
         await gateway.cancel(caller(), "9", "1")
     assert (raised.value.may_have_acted, host.calls["cancel"]) == (False, 0)

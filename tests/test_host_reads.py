@@ -255,10 +255,8 @@ async def test_an_entry_that_cannot_be_had_has_a_placeholder_and_only_as_long_as
 
 @pytest.mark.virtual_time
 async def test_a_fault_behind_the_first_piece_leaves_a_shorter_page() -> None:
-    host = FakeHost()
-    hosted = host.add(length=100)
+    host, hosted, gateway = opened(100)
     host.most = 40
-    gateway = in_front_of(host)
 
     async def fail(operation: str) -> None:
         if host.calls["log"] > 1:

@@ -23,7 +23,7 @@ from codegen_api.redis_link import RedisLink
 from codegen_api.runs import LogPage, RunRef
 from codegen_api.telemetry import Observer
 from tests.fakehost import FakeHost, Hosted, caller
-from tests.following.viewing import Viewer
+from tests.following.viewing import Viewer, shown
 from tests.redis_faults import FAULTS, PASSING, away, back
 from tests.redis_servers import RedisServer, redis_server
 
@@ -368,8 +368,7 @@ async def test_who_follows_later_hears_of_a_resume_before(redis: RedisServer) ->
     hosted = host.add(status="COMPLETE")
     hosted.append(20)
     async with instances(host, redis.url, 2) as them:
-        viewer = Viewer()
-        await viewer.watch(them[0].gateway)
+        viewer = await shown(them[0].gateway)
         await asyncio.sleep(0.5)  # nobody follows it now
         await them[0].gateway.resume(caller(), "9", "1", "on", None)
         hosted.status = "COMPLETE"  # it still says so

@@ -9,7 +9,7 @@ from codegen_api.gateway import Gateway
 from codegen_api.positions import COMPARED
 from tests.fakehost import FakeHost, in_front_of, opened
 from tests.following.strict import StrictHost
-from tests.following.viewing import Viewer, watched
+from tests.following.viewing import Viewer, shown, watched
 
 pytestmark = pytest.mark.virtual_time
 
@@ -132,8 +132,7 @@ async def test_an_end_does_not_wait_long_for_the_comparison_where_the_host_allow
 @pytest.mark.wire("stream-amended")
 async def test_what_was_read_after_the_end_is_not_read_again_for_the_sake_of_comparing() -> None:
     host, hosted, gateway = opened(1050, status="COMPLETE")
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     assert viewer.texts() == hosted.encoded()
     assert host.calls["log"] <= 11 + 2
 

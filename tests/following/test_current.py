@@ -10,7 +10,7 @@ from codegen_api.errors import UpstreamUnreachable
 from codegen_api.following import Current, Position
 from codegen_api.gateway import Gateway
 from codegen_api.runs import Changed
-from tests.fakehost import FakeHost, caller, in_front_of, opened
+from tests.fakehost import FakeHost, caller, opened
 from tests.following.viewing import Viewer
 
 pytestmark = pytest.mark.virtual_time
@@ -44,10 +44,8 @@ def currents(found: list[Any]) -> list[int]:
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 250])
 @pytest.mark.parametrize("cursor", [0, 1, 100, 250])
 async def test_it_is_said_once_when_everything_has_been_given(length: int, cursor: int) -> None:
-    host = FakeHost()
-    hosted = host.add()
+    _, hosted, gateway = opened()
     hosted.append(length)
-    gateway = in_front_of(host)
     for _ in range(2):  # to the first viewer, and to one who comes later
         assert currents(await updates(gateway, cursor, 5)) == [length]
 

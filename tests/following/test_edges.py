@@ -26,7 +26,7 @@ from codegen_api.identity import Credential
 from codegen_api.pace import Need
 from codegen_api.runs import Cursor, LogPage, Paging, Run, RunRef, RunStatus
 from tests.fakehost import FakeHost, Sequence, caller, in_front_of, opened
-from tests.following.viewing import Viewer, watched
+from tests.following.viewing import Viewer, shown, watched
 from tests.virtual import run
 
 pytestmark = pytest.mark.virtual_time
@@ -70,10 +70,8 @@ async def test_a_drain_does_not_wait_for_who_takes_nothing() -> None:
 
 
 async def test_who_is_asked_to_leave_in_the_middle_of_something_leaves() -> None:
-    host = FakeHost()
-    host.add().append(5)
+    host, _, gateway = opened(5)
     host.latency = 20
-    gateway = in_front_of(host)
     viewer, watching = watched(gateway)
     await asyncio.sleep(30)  # the first page is on its way
     await gateway.drain(1)
@@ -216,8 +214,7 @@ async def test_a_resume_that_is_answered_with_the_old_status_is_a_resume_all_the
 
     host.resume_run = resume_run  # type: ignore[method-assign]
     gateway = in_front_of(host)
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     await gateway.resume(caller(), "9", "1", "Go on", None)
     watching = asyncio.create_task(viewer.watch(gateway, over=True))
     await asyncio.sleep(10)
@@ -259,11 +256,9 @@ async def test_a_length_that_is_wrong_costs_nobody_an_entry(wrong: Callable[[int
 @pytest.mark.wire("log-replaced")
 @pytest.mark.parametrize("length", [0, 50, 3000])
 async def test_a_log_that_is_replaced_while_a_viewer_reads_its_past_is_given_anew(length: int) -> None:
-    host = FakeHost()
-    hosted = host.add()
+    host, hosted, gateway = opened(broker=MemoryBroker(max_bytes=60000))
     hosted.append(2000, text="x" * 200)
     host.latency = 0.5
-    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     early, late = Viewer(), Viewer()
     watching = [asyncio.create_task(early.watch(gateway))]
     await asyncio.sleep(30)
@@ -281,10 +276,8 @@ async def test_a_log_that_is_replaced_while_a_viewer_reads_its_past_is_given_ane
 
 @pytest.mark.wire("stream-same-for-all")
 async def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() -> None:
-    host = FakeHost()
-    hosted = host.add()
+    host, hosted, gateway = opened(broker=MemoryBroker(max_bytes=30000))
     hosted.append(1000, text="x" * 200)
-    gateway = in_front_of(host, MemoryBroker(max_bytes=30000))
     first = Viewer()
     watching = [asyncio.create_task(first.watch(gateway, until=30))]
     await asyncio.gather(*watching)
@@ -382,10 +375,8 @@ async def test_viewers_who_read_again_at_the_same_place_are_given_the_same_objec
 
 
 async def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_next() -> None:
-    host = FakeHost()
-    hosted = host.add()
+    _, hosted, gateway = opened(broker=MemoryBroker(max_bytes=60000))
     hosted.append(2000, text="x" * 200)
-    gateway = in_front_of(host, MemoryBroker(max_bytes=60000))
     first, second = Viewer(), Viewer()
     await first.watch(gateway, until=30)
     watching = asyncio.create_task(second.watch(gateway))
@@ -394,8 +385,7 @@ async def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_n
     await asyncio.sleep(60)
     hosted.status = "COMPLETE"
     await watching
-    third = Viewer()
-    await third.watch(gateway)
+    third = await shown(gateway)
     assert second.texts() == third.texts() == hosted.encoded()
 
 
@@ -446,8 +436,7 @@ async def test_who_was_refused_and_let_in_again_may_view_again() -> None:
         await watching
     host.barred.clear()
     hosted.status = "COMPLETE"
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     assert viewer.texts() == hosted.encoded()
 
 
@@ -507,8 +496,7 @@ async def test_a_window_that_an_earlier_reader_left_without_a_description_is_tak
     broker = MemoryBroker()
     gateway = in_front_of(host, broker)
     await broker.publish(await host.read_log(caller().credential, hosted.ref, 0, 60))
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     assert viewer.texts() == hosted.encoded()
     assert viewer.ends == [120]
 
@@ -521,8 +509,7 @@ async def test_entries_before_the_position_are_looked_at_whatever_their_size() -
     for _ in range(15):
         hosted.act()
     gateway = in_front_of(host)
-    viewer = Viewer()
-    await viewer.watch(gateway, until=3)
+    viewer = await shown(gateway, until=3)
     for position in range(31, 46):
         hosted.amend(position, output="y" * 20_000)
     hosted.status = "COMPLETE"
@@ -535,11 +522,9 @@ async def test_entries_before_the_position_are_looked_at_whatever_their_size() -
 @pytest.mark.parametrize("cursor", [100, 1000, 1990])
 @pytest.mark.parametrize("away", [0.2, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
 async def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: int, away: float) -> None:
-    host = FakeHost()
-    hosted = host.add()
+    host, hosted, gateway = opened(broker=MemoryBroker(max_bytes=30000))
     hosted.append(2000, text="x" * 200)
     host.latency = 0.7
-    gateway = in_front_of(host, MemoryBroker(max_bytes=30000))
     first, second = Viewer(cursor=1990), Viewer(cursor=cursor)
     watching = [asyncio.create_task(first.watch(gateway))]
     await asyncio.sleep(20)
@@ -563,8 +548,7 @@ async def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: 
 @pytest.mark.wire("resume-doubt", "resumed-streams-on")
 async def test_a_resume_is_remembered_for_a_reader_that_does_not_exist_yet() -> None:
     _, hosted, gateway = opened(10, status="COMPLETE")
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     await asyncio.sleep(60)
     assert gateway.runs_followed == 0
     await gateway.resume(caller(), "9", "1", "Go on", None)

@@ -12,7 +12,7 @@ from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.runs import Run, RunRef
 from tests.fakehost import FakeHost, Hosted, caller
-from tests.following.viewing import Viewer
+from tests.following.viewing import Viewer, shown
 
 pytestmark = pytest.mark.virtual_time
 
@@ -116,8 +116,7 @@ async def test_an_end_from_before_a_resume_elsewhere_is_not_told_to_who_knows_of
     host = FakeHost()
     hosted = host.add(status="COMPLETE", length=25)
     here, there = Gateway(host, MemoryBroker()), Gateway(host, MemoryBroker())
-    viewer = Viewer()
-    await viewer.watch(here)
+    viewer = await shown(here)
     await Viewer().watch(there)  # which believes in the end for some seconds
 
     async def resume_run(

@@ -13,7 +13,7 @@ from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.runs import Cursor, LogPage, RunRef
 from tests.fakehost import FakeHost, TellingHost, caller, in_front_of
-from tests.following.viewing import Viewer
+from tests.following.viewing import Viewer, shown
 
 pytestmark = pytest.mark.virtual_time
 
@@ -35,8 +35,7 @@ async def test_an_entry_that_changes_after_the_end_is_shown_to_who_comes_then() 
     host.with_revisions, host.with_times = True, False
     hosted = host.add(status="COMPLETE", length=150)
     gateway = a_gateway(host)
-    first = Viewer()
-    await first.watch(gateway)
+    first = await shown(gateway)
     assert first.ends == [150]
     hosted.amend(3, text="another")
     await asyncio.sleep(10)  # the end that was seen is believed for a while
@@ -310,8 +309,7 @@ async def test_the_end_of_a_run_that_was_just_resumed_is_doubted_where_answers_m
     hosted.complete()
     await asyncio.sleep(1)
     began = asyncio.get_running_loop().time()
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     assert viewer.texts() == hosted.encoded()
     assert (asyncio.get_running_loop().time() - began < 5) is not lags
 
@@ -344,8 +342,7 @@ async def test_who_comes_back_to_a_log_that_has_lost_entries_has_all_of_it_anew_
     host.with_ids, host.with_times, host.with_revisions = True, False, with_revisions
     hosted = host.add(status="COMPLETE", length=14)
     gateway = a_gateway(host)
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     await gateway.aclose()
     if with_revisions:
         del hosted.entries[2:12]

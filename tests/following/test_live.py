@@ -8,15 +8,14 @@ from codegen_api.errors import Forbidden, UpstreamError, UpstreamRateLimited, Up
 from codegen_api.gateway import Gateway
 from codegen_api.runs import LogPage, Run
 from tests.fakehost import FakeHost, Sequence, caller, in_front_of, opened
-from tests.following.viewing import Viewer, watched
+from tests.following.viewing import Viewer, shown, watched
 
 pytestmark = pytest.mark.virtual_time
 
 
 async def test_a_finished_run_is_given_whole_and_then_ends_at_the_price_of_three_requests() -> None:
     host, hosted, gateway = opened(30, status="COMPLETE", result="42")
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     assert viewer.texts() == hosted.encoded()
     assert viewer.ends == [30]
     assert viewer.statuses == ["COMPLETE"]
@@ -82,8 +81,7 @@ async def test_a_viewer_who_was_away_hears_of_the_amendments_in_between() -> Non
     hosted = host.add()
     position = hosted.act()
     gateway = in_front_of(host)
-    viewer = Viewer()
-    await viewer.watch(gateway, until=2)
+    viewer = await shown(gateway, until=2)
     hosted.append(10)
     hosted.amend(position, output="done")
     await asyncio.sleep(60)  # the follower has gone, and nobody saw it change
@@ -139,8 +137,7 @@ async def test_a_run_resumed_here_streams_on_for_those_who_come_back() -> None:
 
 async def test_a_status_that_lags_behind_a_resume_is_not_taken_for_the_end() -> None:
     _, hosted, gateway = opened(10, status="COMPLETE")
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     await gateway.resume(caller(), "9", "1", "go on", None)
     hosted.status = "COMPLETE"  # still, for the eyes of readers
     watching = asyncio.create_task(viewer.watch(gateway, over=True))
@@ -174,8 +171,7 @@ async def test_a_run_that_rested_is_looked_at_often_after_its_resume_whatever_th
 
 async def test_a_run_resumed_elsewhere_is_noticed_although_its_end_is_still_in_memory() -> None:
     _, hosted, gateway = opened(10, status="COMPLETE")
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     await asyncio.sleep(6)
     hosted.append(3)
     hosted.status = "ACTIVE"
@@ -289,8 +285,7 @@ async def test_one_token_that_must_wait_does_not_make_a_newcomer_with_another_wa
 @pytest.mark.parametrize("over", [True, False])
 async def test_a_resume_that_is_over_before_anybody_looks_ends_without_doubt(over: bool) -> None:
     _, hosted, gateway = opened(5, status="COMPLETE")
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     await asyncio.sleep(6)  # the follower has gone, what it knew has not
     await gateway.resume(caller(), "9", "1", "go on", None)
     await asyncio.sleep(3)

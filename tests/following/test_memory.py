@@ -5,7 +5,7 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from tests.fakehost import FakeHost, in_front_of
 from tests.following.strict import StrictHost
-from tests.following.viewing import Viewer
+from tests.following.viewing import Viewer, shown
 
 pytestmark = pytest.mark.virtual_time
 
@@ -40,8 +40,7 @@ async def test_a_thousand_people_who_open_one_finished_run_cost_one_set_of_pages
 
     async def open_it(number: int) -> None:
         await asyncio.sleep(0.6 * number)
-        viewer = Viewer()
-        await viewer.watch(gateway)
+        viewer = await shown(gateway)
         assert viewer.texts() == told
         assert viewer.ends == [1050]
 
@@ -59,8 +58,7 @@ async def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_th
     gateway = in_front_of(host)
     for away, reads in ((1, 11), (4, 2), (600, 2), (600, 11 + 2)):
         before = host.calls["log"]
-        viewer = Viewer()
-        await viewer.watch(gateway)
+        viewer = await shown(gateway)
         assert viewer.texts() == finished.encoded()
         assert host.calls["log"] - before <= reads + 1
         await asyncio.sleep(away)

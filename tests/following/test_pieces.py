@@ -23,7 +23,7 @@ from codegen_api.following.portions import GIVEN_UP, LESS_STEADY, MISSING, Porti
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, RunRef
 from tests.fakehost import FakeHost, caller, in_front_of, opened
-from tests.following.viewing import Viewer, watched
+from tests.following.viewing import Viewer, shown, watched
 
 pytestmark = pytest.mark.virtual_time
 
@@ -133,8 +133,7 @@ async def test_a_page_is_given_as_soon_as_it_is_read() -> None:
             await asyncio.sleep(40)
 
     host.before = slow
-    viewer = Viewer()
-    await viewer.watch(gateway)
+    viewer = await shown(gateway)
     assert viewer.texts() == hosted.encoded()
     assert viewer.arrivals[100] < 1
     assert viewer.arrivals[101] > 40
@@ -197,8 +196,7 @@ async def test_an_entry_that_does_not_come_alone_has_a_placeholder_in_its_place(
     for place in places:
         hosted.amend(place, text="x" * 30_000)
     gateway = in_front_of(host)
-    viewer = Viewer()
-    await viewer.watch(gateway, until=1_000)
+    viewer = await shown(gateway, until=1_000)
     assert viewer.ends == [130]
     expected = hosted.encoded()
     for place in places:

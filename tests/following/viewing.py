@@ -133,3 +133,10 @@ def watched(gateway: Gateway, **how: Any) -> tuple[Viewer, asyncio.Task[bool]]:
     """A new viewer, who begins to watch, and the task in which they do."""
     viewer = Viewer()
     return viewer, asyncio.create_task(viewer.watch(gateway, **how))
+
+
+async def shown(gateway: Gateway, **how: Any) -> Viewer:
+    """A new viewer, who has watched until the stream ended."""
+    viewer = Viewer()
+    await viewer.watch(gateway, **how)
+    return viewer
