@@ -12,7 +12,7 @@ from fastapi.responses import Response
 
 from .answers import json_response
 from .bodies import FaultOrder, PatchOrder, SeedOrder
-from .directory import ORGANIZATIONS, USERS, HostedUser, named, organizations_of
+from .directory import ORGANIZATIONS, USERS, HostedUser, organizations_of
 from .host import OPERATIONS, UNKNOWN
 from .run import HostedRun, RunState
 from .scenarios import EXAMPLE_ID, LongLog, Script, TimedEntry, at_once, entry_fields, scenario_names
@@ -135,10 +135,10 @@ def _show(run: HostedRun, sandbox: SandboxState) -> Response:
 
 
 def _user(name_or_token: str) -> HostedUser:
-    user = named(name_or_token)
-    if user is None:
-        raise HTTPException(422, f"no such user or token: {name_or_token!a}")
-    return user
+    for user in USERS:
+        if name_or_token in (user.name, user.token):
+            return user
+    raise HTTPException(422, f"no such user or token: {name_or_token!a}")
 
 
 def _script(order: SeedOrder) -> Script:

@@ -83,10 +83,6 @@ def owner(authorization: str | None) -> HostedUser | None:
     return next(known, None) if scheme.lower() == "bearer" else None
 
 
-def named(name_or_token: str) -> HostedUser | None:
-    return next((user for user in USERS if name_or_token in (user.name, user.token)), None)
-
-
 def organizations_of(user: HostedUser) -> list[HostedOrganization]:
     return [each for each in ORGANIZATIONS.values() if user in each.members]
 

@@ -94,10 +94,16 @@ async def list_runs(
     skip: Skip = 0,
     limit: Limit = 100,
 ) -> Response:
-    runs = view.state.runs(view.organization(org_id).id, user_id, source_type)
-    now = view.state.now()
-    newest = [runs[-1 - place] for place in range(skip, min(skip + limit, len(runs)))]
-    return _page([run.to_wire(now) for run in newest], len(runs), skip, limit)
+    organization, now = view.organization(org_id).id, view.state.now()
+    newest_first = [
+        run
+        for run in reversed(view.state.runs.values())
+        if run.organization_id == organization
+        and user_id in (None, run.user.id)
+        and source_type in (None, run.source_type)
+    ]
+    items = [run.to_wire(now) for run in newest_first[skip : skip + limit]]
+    return _page(items, len(newest_first), skip, limit)
 
 
 @router.post(RUN, name="create")

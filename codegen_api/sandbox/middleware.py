@@ -36,13 +36,9 @@ class HostMiddleware:
     retry_after: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not f"{scope['path']}/".startswith(ADMIN):
-            await self._receive(scope, receive, send)
-        else:
+        if scope["type"] != "http" or f"{scope['path']}/".startswith(ADMIN):
             await self.app(scope, receive, send)
-
-    async def _receive(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request to the host, from its arrival to its answer."""
+            return
         operation = operation_of(scope["method"], scope["path"])
         user = owner(Headers(scope=scope).get("authorization"))
         name = user.name if user else None

@@ -182,22 +182,21 @@ def _long_log(
     def entry(index: int) -> TimedEntry:
         if index == 0:
             return message
-        at = first + (index - 1) // batch * every
-        return TimedEntry(at, closing if index + 1 == total else _small_entry(index))
+        if index + 1 == total:
+            fields = closing
+        elif index % 10 == 0:
+            fields = entry_fields("PLAN_EVALUATION", thought=f"Step {index}: so far so good.")
+        else:
+            fields = entry_fields(
+                "ACTION",
+                tool_name="view_file",
+                observation=f"step {index}",
+                tool_input={"path": f"src/module_{index % 97}.py", "start_line": index},
+                tool_output={"lines": index % 50 + 1},
+            )
+        return TimedEntry(first + (index - 1) // batch * every, fields)
 
     return LongLog(total, entry)
-
-
-def _small_entry(index: int) -> JsonObject:
-    if index % 10 == 0:
-        return entry_fields("PLAN_EVALUATION", thought=f"Step {index}: so far so good.")
-    return entry_fields(
-        "ACTION",
-        tool_name="view_file",
-        observation=f"step {index}",
-        tool_input={"path": f"src/module_{index % 97}.py", "start_line": index},
-        tool_output={"lines": index % 50 + 1},
-    )
 
 
 @cache

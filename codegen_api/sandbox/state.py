@@ -6,7 +6,7 @@ its encoded entries (about 300 bytes each) until the process ends. Not for threa
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from typing import Literal
 
@@ -169,7 +169,7 @@ class SandboxState:
         self._wall = wall
         # Milliseconds since the epoch: a sandbox started later continues above the ids of an earlier one.
         self._ids = count(max(int(wall() * 1000), EXAMPLE_ID + 1))
-        self._runs: dict[int, HostedRun] = {}
+        self.runs: dict[int, HostedRun] = {}
         # The example run is there from the start, long finished.
         now = self.now()
         long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
@@ -215,25 +215,15 @@ class SandboxState:
             created_at=timestamp(started.wall),
             segments=[Segment(script, started, speed or self.speed, 0, state)],
         )
-        self._runs[run.id] = run
+        self.runs[run.id] = run
         return run
 
     def run(self, run_id: int, organization_id: int | None = None) -> HostedRun:
         """The run with this id, of that organization if one is given. Raises Refusal(404)."""
-        run = self._runs.get(run_id)
+        run = self.runs.get(run_id)
         if run is None or organization_id not in (None, run.organization_id):
             raise Refusal(*NO_RUN)
         return run
-
-    def runs(self, organization_id: int, user_id: int | None, source_type: str | None) -> Sequence[HostedRun]:
-        """The runs of an organization, oldest first, that match the filters given."""
-        return [
-            run
-            for run in self._runs.values()
-            if run.organization_id == organization_id
-            and user_id in (None, run.user.id)
-            and source_type in (None, run.source_type)
-        ]
 
     def resume(self, run: HostedRun, prompt: str, images: int) -> None:
         """Go on with a run, whatever its status. For a moment the status still reads as before."""
