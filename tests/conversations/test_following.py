@@ -29,17 +29,7 @@ from codegen_api.identity import Caller
 from codegen_api.pace import Cadence
 from codegen_api.runs import LogPage, Run
 from codegen_api.stores import Turn, TurnState
-from tests.conversations.world import (
-    ALICE,
-    Host,
-    Process,
-    Seen,
-    Step,
-    World,
-    conversing,
-    works,
-    works_for_ever,
-)
+from tests.conversations.world import ALICE, Host, Process, Seen, Step, World, conversing, works, works_for_ever
 from tests.fakehost import STATUSES, Hosted
 from tests.virtual import run
 
@@ -190,9 +180,7 @@ async def test_long_turns_come_whole(page_size: int) -> None:
 async def test_a_status_from_before_the_resume_is_no_end(before: str, elsewhere: bool, lag: float) -> None:
     host = Stale(script=ends(before, 0.5, at_end=1))
     host.lag = 0
-    world = World(host)
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing(host) as (world, one), world.serving() as other:
         first = await one.say("Say hello")
         both = await asyncio.gather(seen(one, first), seen(other, first))  # both know the end
         host.lag, host.script = lag, ends("COMPLETE", lag + 2, lag + 3, at_end=lag + 4)
@@ -237,9 +225,7 @@ async def test_where_the_turn_before_was_another_instance_s_its_end_is_not_taken
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_who_is_slow_to_follow_a_turn_is_not_told_the_next_one_as_a_part_of_it(elsewhere: bool) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as here, world.serving() as there:
+    async with conversing() as (world, here), world.serving() as there:
         first = await here.say("One")
         slow = here.conversations.of(ALICE).follow(first)
         told: list[str] = []
@@ -258,9 +244,7 @@ async def test_who_is_slow_to_follow_a_turn_is_not_told_the_next_one_as_a_part_o
 async def test_that_the_run_was_at_work_before_the_resume_says_nothing_of_the_time_after_it() -> None:
     host = Stale(script=ends("ERROR", 1, at_end=5))
     host.lag = 0
-    world = World(host)
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing(host) as (world, one), world.serving() as other:
         first = await one.say("Say hello")
         await seen(other, first)  # which asked for the right when the run was at work
         await asyncio.sleep(20)
@@ -276,9 +260,7 @@ async def test_that_the_run_was_at_work_before_the_resume_says_nothing_of_the_ti
 async def test_a_turn_in_which_nothing_happens_ends_when_the_doubt_does(elsewhere: bool) -> None:
     host = Stale()
     host.lag = 0
-    world = World(host)
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing(host) as (world, one), world.serving() as other:
         await one.wait(await one.say("Say hello"))
         host.lag, host.script = 1000, lambda hosted, prompt: []
         second = await one.say("Say it louder")
@@ -373,9 +355,7 @@ async def test_a_run_that_rests_only_for_a_moment_goes_on() -> None:
 
 
 async def test_who_sees_less_than_another_instance_has_written_down_reads_the_rest() -> None:
-    world = World(Host(script=ends("PAUSED", 1, 2, at_end=3)))
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing(Host(script=ends("PAUSED", 1, 2, at_end=3))) as (world, one), world.serving() as other:
         turn = await one.say("Build me a house")
         following = Seen()
         task = asyncio.ensure_future(following.follow(other, turn))
@@ -437,9 +417,7 @@ async def test_a_log_that_is_shorter_than_when_the_turn_began_is_not_its() -> No
 
 
 async def test_a_reader_here_that_is_behind_what_another_instance_has_seen_catches_up() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing() as (world, one), world.serving() as other:
         first = await one.say("Say hello")
         await asyncio.gather(seen(one, first), seen(other, first))
         hosted = world.host.runs["1"]
@@ -577,9 +555,7 @@ def test_whatever_happens_everybody_sees_the_same_turn(turns: Any, visits: Any, 
     async def main() -> None:
         host = Stale(page_size=page_size)
         host.lag = lag
-        world = World(host)
-        await world.converse()
-        async with world.serving() as one, world.serving() as other:
+        async with conversing(host) as (world, one), world.serving() as other:
             for number, (acts, status) in enumerate(turns):
                 host.script = acting(acts, status, lag + 0.1)
                 turn = await one.say(f"Say number {number}")

@@ -344,9 +344,7 @@ async def test_a_list_in_which_it_stands_is_enough() -> None:
 
 
 async def test_several_processes_begin_each_turn_once() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as one, world.serving() as other, world.serving() as third:
+    async with conversing() as (world, one), world.serving() as other, world.serving() as third:
         for text, process in zip(TEXTS, (one, other, third, one), strict=True):
             await queued(process, text)
         for process in (one, other, third):

@@ -14,17 +14,7 @@ from codegen_api.following import Patrol
 from codegen_api.identity import READ, WRITE, Caller, Credential, Principal
 from codegen_api.runs import LogPage, StepKind
 from codegen_api.stores import Turn, TurnState
-from tests.conversations.world import (
-    ALICE,
-    Host,
-    Seen,
-    Step,
-    World,
-    ask,
-    conversing,
-    works,
-    works_for_ever,
-)
+from tests.conversations.world import ALICE, Host, Seen, Step, World, ask, conversing, works, works_for_ever
 from tests.fakehost import Hosted
 from tests.virtual import run
 
@@ -201,9 +191,7 @@ async def test_who_may_only_write_can_have_their_turn_found_and_may_not_read_it(
 
 @pytest.mark.parametrize("page_size", [2, 100])
 async def test_of_what_is_under_way_all_that_has_come_is_read(page_size: int) -> None:
-    world = World(Host(page_size=page_size, script=works_for_ever))
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing(Host(page_size=page_size, script=works_for_ever)) as (world, one), world.serving() as other:
         turn = await one.say("Say hello")
         await asyncio.sleep(10)
         for process in (one, other):

@@ -156,9 +156,7 @@ async def test_a_turn_whose_end_nobody_has_seen_yet_stands_in_nobody_s_way() -> 
 
 @pytest.mark.parametrize("resumes", [False, True])
 async def test_of_twenty_messages_at_once_at_two_instances_one_begins_a_turn(resumes: bool) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing() as (world, one), world.serving() as other:
         if resumes:
             await one.wait(await one.say("Say hello"))
         said = [(one, other)[number % 2].say(f"Say number {number}") for number in range(20)]
@@ -174,9 +172,7 @@ async def test_of_twenty_messages_at_once_at_two_instances_one_begins_a_turn(res
 
 
 async def test_of_two_interruptions_at_once_one_begins_a_turn() -> None:
-    world = World(Host(script=works_for_ever))
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing(Host(script=works_for_ever)) as (world, one), world.serving() as other:
         await one.say("Say hello")
         world.host.script = works
         said = [process.say(f"Say {name}", if_busy="interrupt") for process, name in ((one, "one"), (other, "two"))]
@@ -191,9 +187,7 @@ async def test_of_two_interruptions_at_once_one_begins_a_turn() -> None:
 
 @pytest.mark.parametrize("removed", [False, True])
 async def test_a_turn_planned_behind_one_is_not_begun_behind_another(removed: bool) -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as one, world.serving() as other:
+    async with conversing() as (world, one), world.serving() as other:
         first = await one.wait(await one.say("Say hello"))
 
         async def meanwhile(_: str) -> None:
@@ -678,9 +672,7 @@ async def test_a_turn_that_resumed_a_run_is_found_many_pages_on() -> None:
 @each_kind
 async def test_what_the_host_answers_too_late_is_heard_unless_another_turn_has_begun(kind: str) -> None:
     for another in (False, True):
-        world = World()
-        await world.converse()
-        async with world.serving() as slow, world.serving() as other:
+        async with conversing() as (world, slow), world.serving() as other:
             if kind == "resume":
                 await slow.wait(await slow.say("Say hello"))
             hanging = asyncio.Event()
@@ -838,9 +830,7 @@ def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixtur
 
 
 async def test_who_waits_for_the_next_turn_is_told_of_it_when_it_is_written_down() -> None:
-    world = World()
-    await world.converse()
-    async with world.serving() as process, world.serving() as other:
+    async with conversing() as (world, process), world.serving() as other:
         clock = asyncio.get_running_loop().time
         for number, (begins, within) in enumerate([(process, 0.1), (other, 2.1)]):
             waiting = asyncio.ensure_future(process.conversations.of(ALICE).turn_after("talk", number, within=60))
