@@ -131,5 +131,4 @@ class Listening:
         return self.events
 
     async def leave(self) -> None:
-        self.connection.leave()
-        await self.connection.task
+        await self.connection.left()

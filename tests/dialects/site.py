@@ -211,6 +211,11 @@ class Connection:
     def leave(self) -> None:
         self._gone.set()
 
+    async def left(self) -> None:
+        """Leave, and wait until the application is done with it."""
+        self.leave()
+        await self.task
+
     @property
     def status(self) -> int:
         return int(self.messages[0]["status"])

@@ -65,8 +65,7 @@ async def goes_on_for_ever(process: Process) -> None:
     client = Client(process)
     connection = client.open("POST", "/api/chat", {"agent_id": "assistant", "session_id": SESSION, "message": FIRST})
     await connection.received(2)
-    connection.leave()
-    await connection.task
+    await connection.left()
     process.world.host.script = works
 
 

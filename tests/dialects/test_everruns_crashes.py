@@ -44,8 +44,7 @@ async def hear(client: Client, since: str | None = None) -> list[str]:
     path = f"{await session_of(client)}/sse?after_sequence=0" + ("" if since is None else f"&since_id={since}")
     connection = client.open("GET", path)
     heard = await until(connection, idled)
-    connection.leave()
-    await connection.task
+    await connection.left()
     return [each.last_event_id for each in heard if each.last_event_id and each.type != "output.message.delta"]
 
 
@@ -150,7 +149,6 @@ def test_a_listener_goes_on_where_the_process_died() -> None:
                 more = await until(rest, idled)
                 assert [*heard, *(each.last_event_id for each in more if each.last_event_id)] == expected
             for connection in (whole, rest):
-                connection.leave()
-                await connection.task
+                await connection.left()
 
     crashes_wherever_anything_waits(Life(nothing, listens, FIRST), goes_on)

@@ -58,8 +58,7 @@ async def head_of(app: Any, method: str, path: str, headers: dict[str, str]) -> 
             await connection.task
         assert connection.complete
         assert not connection.transport.aborted
-    connection.leave()
-    await connection.task
+    await connection.left()
     said = {name: value for name, value in connection.headers.items() if name not in CHANGING}
     return connection.status, said, b"".join(message["body"] for message in connection.messages[1:])
 

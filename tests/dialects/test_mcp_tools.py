@@ -438,8 +438,7 @@ async def test_a_client_that_leaves_stops_watching_and_the_run_goes_on(tool: str
         await connection.received(2)
         parts = site.app.state.parts
         assert parts.gateway.viewers == 1
-        connection.leave()
-        await connection.task
+        await connection.left()
         await asyncio.sleep(60)
         assert (parts.gateway.viewers, parts.gateway.runs_followed, parts.gateway._stream_limits.taken) == (0, 0, 0)
         assert site.host.calls["cancel"] == 0
@@ -450,8 +449,7 @@ async def test_a_client_that_leaves_stops_watching_and_the_run_goes_on(tool: str
 async def test_a_client_that_leaves_before_the_run_has_begun_does_not_keep_it_from_beginning() -> None:
     async with gateway() as site:
         connection = stream(site, "run_agent", prompt="Say hello")
-        connection.leave()
-        await connection.task
+        await connection.left()
         assert list(site.host.runs) == ["1"]
         assert site.app.state.parts.gateway.viewers == 0
 

@@ -34,8 +34,7 @@ async def events_of(site: Site, path: str = FEED, count: int = 4, **headers: str
         await connection.received(2)
         while connection.body.count(b"event: ") < count:
             await connection.received(len(connection.messages) + 1)
-    connection.leave()
-    await connection.task
+    await connection.left()
     assert connection.body.startswith(b"retry: 2000\n")
     return parse(connection.body)
 
@@ -49,8 +48,7 @@ async def test_a_feed_is_a_list_and_its_runs() -> None:
     async with serving(a_host()) as site:
         connection = Connection(site.app, FEED)
         await connection.received(5)
-        connection.leave()
-        await connection.task
+        await connection.left()
         assert connection.status == 200
         assert connection.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert connection.headers["cache-control"] == "no-cache, no-transform"
@@ -78,8 +76,7 @@ async def test_the_same_comes_as_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         assert connection.headers["content-type"] == "application/x-ndjson"
         assert (await site.post("/agent-runs", {"prompt": "Say hello"})).status_code == 201
         await connection.received(6)
-        connection.leave()
-        await connection.task
+        await connection.left()
         lines = [json.loads(line) for line in connection.body.splitlines()]
         assert [(line["event"], line["data"].get("id")) for line in lines] == [
             ("list", None), ("run", 2), ("run", 1), ("removed", 1), ("run", 3),
@@ -199,8 +196,7 @@ async def test_nothing_tells_a_stranger_of_runs(tmp_path: Path) -> None:
             for query in ("", "?ids=4", "?ids=1,999", f"?last_event_id={ids}"):
                 connection = Connection(site.app, FEED + query, _bearer(token))
                 await connection.received(2)
-                connection.leave()
-                await connection.task
+                await connection.left()
                 assert connection.body == b'retry: 2000\nevent: list\ndata: {"ids":[]}\nid: 0\n\n', query
         boss = await events_of(site, count=5, **_bearer(ISSUER.token("boss", scope="runs:read:all")))
         assert names(boss) == ["list", *["run"] * 4]

@@ -257,8 +257,7 @@ async def test_the_head_and_the_first_frame_leave_at_once_and_a_viewer_who_leave
         assert connection.body.startswith(b"retry: 2000\nevent: status\n")
         health = (await site.get("/health")).json()
         assert (health["viewers"], health["runs_followed"]) == (1, 1)
-        connection.leave()
-        await connection.task
+        await connection.left()
         await asyncio.sleep(0.2)
         health = (await site.get("/health")).json()
         assert (health["viewers"], health["runs_followed"]) == (0, 0)
@@ -521,8 +520,7 @@ async def test_one_stream_too_many_is_refused_until_another_ends(
         await again.received(2)
         assert again.status == 200
         for connection in (opened[1], again):
-            connection.leave()
-            await connection.task
+            await connection.left()
         assert site.app.state.parts.gateway._stream_limits.taken == 0
 
 
@@ -538,8 +536,7 @@ async def test_who_is_at_the_limit_keeps_nobody_else_out_and_can_do_everything_e
         site.host.tokens["alice-too"] = site.host.tokens["alice"]
         assert (await site.get(STREAM, token="alice-too")).status_code == 429  # another token, the same user
         for connection in (alice, bob):
-            connection.leave()
-            await connection.task
+            await connection.left()
 
 
 async def test_a_stream_that_could_not_begin_takes_no_place() -> None:

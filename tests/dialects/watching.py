@@ -63,5 +63,4 @@ class Watcher(ABC, Generic[S]):
         return self.seen
 
     async def leave(self) -> None:
-        self.connection.leave()
-        await self.connection.task
+        await self.connection.left()
