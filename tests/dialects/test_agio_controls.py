@@ -3,6 +3,7 @@
 import pytest
 
 from codegen_api import errors
+from codegen_api.dialects.agio import streams
 from tests.dialects.agio import (
     chat_begun,
     chatting,
@@ -19,6 +20,12 @@ from tests.dialects.agio import (
 )
 from tests.dialects.rich import unstoppable
 from tests.fakehost import Sequence
+
+
+@pytest.fixture(autouse=True)
+def _streams_beat_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BEAT", 0.3)
+
 
 # -- pause and resume -------------------------------------------------------------------------------------------------
 

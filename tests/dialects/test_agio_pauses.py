@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from codegen_api import errors
+from codegen_api.dialects.agio import streams
 from tests.dialects.agio import (
     Reading,
     chat_begun,
@@ -22,6 +23,11 @@ from tests.dialects.agio import (
     status_of,
 )
 from tests.dialects.site import Site
+
+
+@pytest.fixture(autouse=True)
+def _streams_beat_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BEAT", 0.3)
 
 
 async def paused(site: Site, **more: Any) -> tuple[Reading, str]:
