@@ -53,7 +53,6 @@ class HostMiddleware:
             await send(message)
 
         async def routes(scope: Scope, receive: Receive, send: Send) -> None:
-            """The real answer."""
             scope["user"] = user
             await (self._refusal(operation, name) or self.app)(scope, receive, send)
 

@@ -66,7 +66,6 @@ class Segment:
         return bisect_right(self.script.entries, self.elapsed(clock) + 1e-9, key=attrgetter("at"))
 
     def wall_at(self, offset: float) -> float:
-        """The wall time of an offset of the script."""
         return self.started.wall + offset / self.speed
 
     def entry(self, run_id: int, index: int, clock: float) -> bytes:
@@ -118,7 +117,6 @@ class HostedRun:
     resumed: int = 0
 
     def length(self, now: Moment) -> int:
-        """How many entries the log has."""
         last = self.segments[-1]
         return last.base + last.count(now.clock)
 

@@ -95,7 +95,6 @@ class RequestLog:
         self.forget()
 
     def forget(self) -> None:
-        """Start again from nothing."""
         self._rows: dict[tuple[str, str | None], Counter[str]] = {}
         self._recent = deque[dict[str, object]](maxlen=REMEMBERED)
         self._with_cookie = 0

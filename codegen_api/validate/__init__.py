@@ -95,7 +95,6 @@ def _diagnose(options: Options) -> int:
 
 
 async def _run(checks: Sequence[Check], options: Options, report: Callable[[Result], None]) -> None:
-    """Run the checks one after the other."""
     async with connect(options) as http:
         client, found = Client(http, options), Findings()
         await _reach(client)

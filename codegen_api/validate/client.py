@@ -47,7 +47,6 @@ def expect(condition: object, otherwise: str) -> None:
 
 
 def connect(options: Options) -> httpx.AsyncClient:
-    """The connections to the gateway."""
     organization = {"X-Organization-ID": options.organization} if options.organization else {}
     return httpx.AsyncClient(
         base_url=options.url, headers=organization, timeout=ANSWER_SECONDS, mounts=dict.fromkeys(DIRECT)
@@ -141,7 +140,6 @@ def error_of(response: httpx.Response, status: int) -> Object:
 
 
 def page_of(response: httpx.Response, limit: int) -> list[Object]:
-    """The items of a page of a list."""
     body = json_of(response)
     items = body.get("items")
     objects = isinstance(items, list) and all(isinstance(item, dict) for item in items)

@@ -38,7 +38,6 @@ class Diagnosis:
 
     @property
     def status(self) -> int:
-        """The exit status."""
         return 1 if self.found else 3 if self.watched is None else 0
 
     def to_json(self, url: str) -> Object:

@@ -201,7 +201,6 @@ async def _connection(client: Client, run_id: int | str, record: Record, cut_aft
 
 
 def _note(record: Record, event: ServerEvent) -> None:
-    """Write down what an event says."""
     data = _data(event)
     match event.name:
         case "status":

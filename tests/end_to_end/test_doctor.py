@@ -37,7 +37,6 @@ LINE = "proxy_buffering off;"
 LOCATION = "location / {\n            proxy_pass http://gateway;\n        }"
 AFTER_LISTEN = ";\n        client_max_body_size 32m;"
 TLS = " ssl http2;\n        ssl_certificate {0}/{1}.pem;\n        ssl_certificate_key {0}/{1}.key"
-PAIRS = ("good", "late", "stranger", "other")
 
 Changes = Mapping[str, str]
 

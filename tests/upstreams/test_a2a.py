@@ -1,7 +1,7 @@
 """The adapter for A2A, over answers in the form of those that servers of a2a-sdk 1.3.0 gave in November 2026."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -35,8 +35,6 @@ NEW_CARD = {"name": "steps", "supportedInterfaces": [RPC, REST]}
 RPC_CARD = {"name": "steps", "supportedInterfaces": [RPC]}
 OLD_CARD = {"name": "coder", "url": "http://localhost:41242/", "protocolVersion": "0.3.0"}
 WORKING, DONE, ASKS = "TASK_STATE_WORKING", "TASK_STATE_COMPLETED", "TASK_STATE_INPUT_REQUIRED"
-
-Respond = Callable[[httpx.Request], httpx.Response]
 
 
 def message(name: str, text: str, role: str = "ROLE_AGENT", **more: object) -> dict[str, object]:
