@@ -64,10 +64,9 @@ def gateway_to(host: FakeHost, *secrets: str, **more: Any) -> Gateway:
     return in_front_of(host, ownership=Ownership(secrets or (SECRET,)), **more)
 
 
-async def finish(gateway: Gateway, answer: Any) -> None:
+async def finish(answer: Any) -> None:
     if hasattr(answer, "aclose"):
         await answer.aclose()
-    await gateway.aclose()
 
 
 def test_every_call_that_takes_a_run_is_covered_here() -> None:
@@ -97,7 +96,7 @@ async def test_the_owner_reaches_their_run_and_a_stranger_does_not(call: str, fr
         await ON_A_RUN[call](gateway_to(host), user("eve"))
     assert (strange.value.message, strange.value.details) == (missing.value.message, missing.value.details)
     host.runs["1"] = kept
-    await finish(gateway, await ON_A_RUN[call](gateway, user("ann")))
+    await finish(await ON_A_RUN[call](gateway, user("ann")))
 
 
 @pytest.mark.wire("owner-checked")
@@ -109,7 +108,7 @@ async def test_a_run_without_an_owner_is_for_those_who_may_reach_all(call: str) 
     gateway = gateway_to(host)
     with pytest.raises(NotFound):
         await ON_A_RUN[call](gateway, user("ann"))
-    await finish(gateway, await ON_A_RUN[call](gateway, user("ann", SCOPES)))
+    await finish(await ON_A_RUN[call](gateway, user("ann", SCOPES)))
 
 
 @pytest.mark.wire("owner-checked")
@@ -133,7 +132,6 @@ async def test_a_mark_that_was_not_made_with_the_key_is_no_owner(call: str) -> N
         gateway = gateway_to(host)
         with pytest.raises(NotFound):
             await ON_A_RUN[call](gateway, user("eve"))
-        await gateway.aclose()
 
 
 @pytest.mark.wire("owner-signed")
@@ -395,7 +393,6 @@ async def test_what_others_start_between_two_pages_brings_nothing_of_ones_own_ag
         begin(host, "bob", started if pages < 3 else 0)
         gateway = gateway_to(host) if fresh else gateway
     assert seen == own
-    await gateway.aclose()
 
 
 @pytest.mark.wire("owner-lists")

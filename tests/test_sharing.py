@@ -166,7 +166,6 @@ async def test_a_stranger_who_asks_at_the_same_time_is_not_given_the_owner_s_ans
         hers, theirs = await asyncio.gather(ask(user("ann")), ask(user("eve")), return_exceptions=True)
         assert isinstance(hers, Run | LogPage)
         assert isinstance(theirs, NotFound)
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("operation", sorted(READS))

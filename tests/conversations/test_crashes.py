@@ -337,6 +337,17 @@ FAULTS: dict[str, tuple[bool, Callable[[], GatewayError]]] = {
 }
 
 
+async def lives_through(trap: Trap, world: World, life: Life) -> bool:
+    """One process meets a fault, and all is well afterwards; whether there was a fault."""
+    async with world.serving(trap) as process:
+        with suppress(GatewayError):
+            await life.during(process)
+        trap.at = None
+        await asked_again(process)
+        await all_is_well(process, life)
+    return trap.sprung is not None
+
+
 @each_life
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_of_the_host_at_any_call_starts_no_turn_twice(life: Life, fault: Any) -> None:
@@ -344,14 +355,9 @@ def test_a_fault_of_the_host_at_any_call_starts_no_turn_twice(life: Life, fault:
 
     async def main(number: int) -> bool:
         world = await began(life)
-        async with world.serving(Trap(number, before, only=lambda call: call.startswith("host."))) as process:
-            process.trap.spring = lambda _: raise_(error())
-            with suppress(GatewayError):
-                await life.during(process)
-            process.trap.at = None
-            await asked_again(process)
-            await all_is_well(process, life)
-        return process.trap.sprung is not None
+        trap = Trap(number, before, only=lambda call: call.startswith("host."))
+        trap.spring = lambda _: raise_(error())
+        return await lives_through(trap, world, life)
 
     at_any_call(main, CALL_STRIDE)
 
@@ -376,13 +382,7 @@ def test_an_outage_of_the_host_from_any_call_on_starts_no_turn_twice(life: Life,
             raise UpstreamUnreachable
 
         trap.spring = outage
-        async with world.serving(trap) as process:
-            with suppress(GatewayError):
-                await life.during(process)
-            process.trap.at = None
-            await asked_again(process)
-            await all_is_well(process, life)
-        return trap.sprung is not None
+        return await lives_through(trap, world, life)
 
     at_any_call(main, CALL_STRIDE)
 
@@ -392,14 +392,9 @@ def test_an_outage_of_the_host_from_any_call_on_starts_no_turn_twice(life: Life,
 def test_a_fault_of_the_store_at_any_call_starts_no_turn_twice(life: Life, before: bool) -> None:
     async def main(number: int) -> bool:
         world = await began(life)
-        async with world.serving(Trap(number, before, only=lambda call: call.startswith("store."))) as process:
-            process.trap.spring = lambda _: raise_(Unavailable())
-            with suppress(GatewayError):
-                await life.during(process)
-            process.trap.at = None
-            await asked_again(process)
-            await all_is_well(process, life)
-        return process.trap.sprung is not None
+        trap = Trap(number, before, only=lambda call: call.startswith("store."))
+        trap.spring = lambda _: raise_(Unavailable())
+        return await lives_through(trap, world, life)
 
     at_any_call(main, CALL_STRIDE)
 

@@ -315,14 +315,18 @@ async def test_a_place_that_is_not_there_is_refused_at_once_and_one_that_goes_fa
 # -- who begins it ----------------------------------------------------------------------------------------------------
 
 
-async def test_another_process_begins_what_waits_when_its_owner_asks_for_anything_there() -> None:
-    world = World()
-    await world.converse()
-    trap = Trap()
-    first = world.process(trap)
-    await queued(first, *TEXTS[:3])
+async def abandoned(count: int, who: Caller = ALICE) -> World:
+    """A world in which so many turns wait, whose process has died."""
+    world, trap = World(), Trap()
+    await world.converse(who=who)
+    await queued(world.process(trap), *TEXTS[:count], who=who)
     trap.dead = True
     await kill()
+    return world
+
+
+async def test_another_process_begins_what_waits_when_its_owner_asks_for_anything_there() -> None:
+    world = await abandoned(3)
     async with world.serving() as process:
         await asyncio.sleep(60)
         assert heard(world) == [TEXTS[0]], "nobody here has the owner's credential"
@@ -332,12 +336,7 @@ async def test_another_process_begins_what_waits_when_its_owner_asks_for_anythin
 
 
 async def test_a_list_in_which_it_stands_is_enough() -> None:
-    world = World()
-    await world.converse()
-    trap = Trap()
-    await queued(world.process(trap), *TEXTS[:2])
-    trap.dead = True
-    await kill()
+    world = await abandoned(2)
     async with world.serving() as process:
         process.conversations.of(ALICE).ask_after(world.turns()[1])
         assert (await over(process, world.turns()[1])).state is TurnState.COMPLETED
@@ -355,12 +354,7 @@ async def test_several_processes_begin_each_turn_once() -> None:
 
 
 async def test_who_may_only_read_begins_nothing() -> None:
-    world = World()
-    await world.converse()
-    trap = Trap()
-    await queued(world.process(trap), *TEXTS[:2])
-    trap.dead = True
-    await kill()
+    world = await abandoned(2)
     async with world.serving() as process:
         await process.conversations.of(replace(ALICE, scopes=frozenset({READ}))).latest("talk")
         await asyncio.sleep(60)
@@ -393,12 +387,7 @@ def vouched(principal: Principal) -> Caller | None:
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended while nobody was there", "goes on"])
 async def test_for_users_of_the_deployment_every_process_sees_to_what_waits(ended: bool) -> None:
-    world = World()
-    await world.converse(who=SHARED)
-    trap = Trap()
-    await queued(world.process(trap), *TEXTS[:3], who=SHARED)
-    trap.dead = True
-    await kill()
+    world = await abandoned(3, SHARED)
     await asyncio.sleep(30 if ended else 0)
     async with world.serving(absent=vouched) as one, world.serving(absent=vouched):
         last = world.turns()[2]
@@ -408,12 +397,7 @@ async def test_for_users_of_the_deployment_every_process_sees_to_what_waits(ende
 
 
 async def test_a_user_whom_the_deployment_knows_no_longer_is_not_spoken_for() -> None:
-    world = World()
-    await world.converse(who=SHARED)
-    trap = Trap()
-    await queued(world.process(trap), *TEXTS[:2], who=SHARED)
-    trap.dead = True
-    await kill()
+    world = await abandoned(2, SHARED)
     async with world.serving(absent=lambda _: None):
         await asyncio.sleep(120)
         assert heard(world) == [TEXTS[0]]
@@ -433,12 +417,7 @@ async def test_what_a_user_came_with_may_end_before_their_turn_comes() -> None:
 
 
 async def test_looking_round_survives_a_store_and_a_host_that_fail() -> None:
-    world = World()
-    await world.converse(who=SHARED)
-    trap = Trap()
-    await queued(world.process(trap), *TEXTS[:2], who=SHARED)
-    trap.dead = True
-    await kill()
+    world = await abandoned(2, SHARED)
     await asyncio.sleep(30)
     left = {"store.queues": 2, "host.get_run": 6}
     failing = Trap(only=lambda name: bool(left.get(name)))

@@ -63,7 +63,7 @@ async def test_an_entry_that_changes_far_from_the_end_is_told_to_who_watches(pos
     host = FakeHost()
     host.with_revisions = True
     hosted = host.add(length=150)
-    gateway, viewer, watching = await watched(host)
+    _, viewer, watching = await watched(host)
     hosted.amend(position, text="another")
     await asyncio.sleep(30)
     assert viewer.amended == [position]
@@ -74,7 +74,6 @@ async def test_an_entry_that_changes_far_from_the_end_is_told_to_who_watches(pos
     hosted.status = "COMPLETE"
     await watching
     assert viewer.amended == [position]
-    await gateway.aclose()
 
 
 @pytest.mark.parametrize("longer", [0, 20])
@@ -82,28 +81,26 @@ async def test_a_log_without_times_is_known_to_be_another_by_its_ids(longer: int
     host = FakeHost()
     host.with_ids, host.with_times = True, False
     hosted = host.add(length=30)
-    gateway, viewer, watching = await watched(host)
+    _, viewer, watching = await watched(host)
     hosted.replace(30 + longer)
     await asyncio.sleep(60)
     hosted.status = "COMPLETE"
     await watching
     assert [each.cursor for each in viewer.resyncs] == [0]
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 async def test_an_entry_that_keeps_its_id_is_the_same_whatever_its_time() -> None:
     host = FakeHost()
     host.with_ids = True
     hosted = host.add(length=30)
-    gateway, viewer, watching = await watched(host)
+    _, viewer, watching = await watched(host)
     hosted.amend(30, created_at="later")
     await asyncio.sleep(30)
     hosted.status = "COMPLETE"
     await watching
     assert (viewer.resyncs, viewer.amended) == ([], [30])
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
 
 
 def a_quick_gateway(host: FakeHost) -> Gateway:
@@ -187,7 +184,7 @@ async def test_what_changes_while_a_log_is_read_is_told_to_who_watches() -> None
     host.with_revisions = True
     host.page_size = host.most = 40
     hosted = host.add(length=60)
-    gateway, viewer, watching = await watched(host)
+    _, viewer, watching = await watched(host)
 
     async def meanwhile(operation: str) -> None:
         if operation == "log":
@@ -209,14 +206,13 @@ async def test_what_changes_while_a_log_is_read_is_told_to_who_watches() -> None
     assert viewer.amended == [5]
     hosted.status = "COMPLETE"
     await watching
-    await gateway.aclose()
 
 
 async def test_an_entry_that_changes_as_the_log_grows_is_told_to_who_watches() -> None:
     host = FakeHost()
     host.with_revisions = True
     hosted = host.add(length=150)
-    gateway, viewer, watching = await watched(host)
+    _, viewer, watching = await watched(host)
     hosted.amend(3, text="another")
     hosted.append()
     await asyncio.sleep(60)
@@ -224,7 +220,6 @@ async def test_an_entry_that_changes_as_the_log_grows_is_told_to_who_watches() -
     hosted.status = "COMPLETE"
     await watching
     assert viewer.amended == [3]
-    await gateway.aclose()
 
 
 async def test_a_host_whose_events_end_at_once_is_asked_for_them_seldom() -> None:
@@ -352,4 +347,3 @@ async def test_who_comes_back_to_a_log_that_has_lost_entries_has_all_of_it_anew_
     await viewer.watch(gateway)
     assert [each.cursor for each in viewer.resyncs] == [0 if with_revisions else 4]
     assert viewer.texts() == hosted.encoded()
-    await gateway.aclose()
