@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.commands import completed
 from tests.end_to_end.processes import environment
 
 ALONE: list[str] = []
@@ -17,24 +18,5 @@ def run_of_tests(directory: Path, *arguments: str, **variables: str) -> subproce
     kept = {name: value for name, value in environment().items() if not name.startswith("PYTEST_") and name != "CI"}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading all that is installed takes seconds
     plugins = ["-p", "xdist", "-p", "tests.conftest", "-p", "no:cacheprovider"]
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            *plugins,
-            "-c",
-            os.devnull,
-            "--rootdir",
-            directory,
-            "-ra",
-            *arguments,
-            directory,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        cwd=directory,
-        env={**kept, **variables},
-        check=False,
-    )
+    command = [sys.executable, "-m", "pytest", *plugins, "-c", os.devnull, "--rootdir", str(directory), "-ra"]
+    return completed([*command, *arguments, directory], timeout=180, cwd=directory, env={**kept, **variables})

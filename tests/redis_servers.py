@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from codegen_api import redis_link
+from tests.commands import completed
 from tests.end_to_end.processes import program
 from tests.leaks import WATCH
 
@@ -33,7 +34,7 @@ def binary() -> str:
 @cache
 def version() -> int:
     """The major version of the server."""
-    said = subprocess.run([binary(), "--version"], check=True, capture_output=True, text=True, timeout=STARTING).stdout
+    said = completed([binary(), "--version"], check=True, timeout=STARTING).stdout
     found = re.search(r"v=([0-9]+)", said)
     assert found is not None
     return int(found[1])

@@ -5,7 +5,6 @@ import importlib
 import logging
 import multiprocessing
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from codegen_api import Settings, create_app, workers
 from codegen_api.auth.keys import new_key
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.environment import PREFIX, SettingsError
+from tests.commands import completed
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Site, gateway_app, lifespan, serving, settings
 from tests.fakehost import FakeHost, caller
@@ -225,13 +225,9 @@ def test_a_worker_that_cannot_share_gives_its_own_numbers_and_says_so(
 def test_a_directory_that_the_operator_names_is_used_or_refused_by_name(tmp_path: Path) -> None:
     code = "from codegen_api import create_app; create_app(); import os; print(os.listdir(os.environ['WHERE']))"
     for path, status in ((tmp_path, 0), (tmp_path / "missing", 2)):
-        done = subprocess.run(
+        done = completed(
             [sys.executable, "-c", code],
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(path), "WHERE": str(path), "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
         )
         assert done.returncode == status, done.stderr
         assert ("gauge_livesum_" in done.stdout) == (status == 0)
@@ -256,14 +252,10 @@ def test_the_public_names_are_two() -> None:
 def test_a_database_that_cannot_be_used_ends_the_start_with_lines_that_say_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("This is no directory.")
     environment = {**os.environ, "CODEGEN_DATA_DIR": str(tmp_path / "file"), "CODEGEN_DIALECTS": "agio"}
-    ended = subprocess.run(
+    ended = completed(
         [sys.executable, "-m", "uvicorn", "--factory", "codegen_api:create_app", "--port", "0"],
         cwd=ROOT,
         env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
     )
     assert ended.returncode != 0
     assert "the database cannot be used: FileExistsError EEXIST File exists" in ended.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import codegen_api
 from scripts import size
+from tests.commands import completed
 
 PACKAGE = Path(codegen_api.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
@@ -23,12 +24,8 @@ def tree(path: Path) -> ast.Module:
 
 
 def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{code}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return completed(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{code}", *arguments]
     )
 
 

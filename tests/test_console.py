@@ -4,7 +4,6 @@
 
 import hashlib
 import re
-import subprocess
 
 import pytest
 
@@ -13,6 +12,7 @@ from codegen_api.console import FILES
 from codegen_api.environment import SettingsError
 from tests.auth.issuer import AUDIENCE
 from tests.auth.test_discovery import DOCUMENT, PEOPLE, publishing
+from tests.commands import completed
 from tests.dialects.site import run, serving, settings
 from tests.end_to_end.processes import program
 from tests.fakehost import FakeHost
@@ -141,7 +141,7 @@ def test_the_console_is_small_enough_to_be_read() -> None:
 def test_every_file_of_the_console_goes_into_the_package() -> None:
     files = [str(path) for path in FILES.rglob("*") if path.is_file()]
     # what git ignores, the build leaves out
-    ignored = subprocess.run([program("git"), "check-ignore", *files], capture_output=True, text=True, check=False)
+    ignored = completed([program("git"), "check-ignore", *files])
     assert ignored.stdout == ""
 
 

@@ -5,7 +5,6 @@ import http.server
 import json
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.commands import completed
 from tests.dialects.documented import chapter
 from tests.dialects.site import gateway_app
 from tests.end_to_end import processes
@@ -48,7 +48,7 @@ def restless() -> Iterator[str]:
 
 def ran(*command: str | Path, text: str | None = None, cwd: Path = EXAMPLES) -> str:
     """What a command printed; it must succeed."""
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, cwd=cwd, check=False)
+    done = completed(command, input=text, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -96,13 +96,7 @@ def test_the_fetch_reader_stops_where_the_end_is_known(gateway: str) -> None:
 
 
 def test_the_fetch_reader_gives_up_where_coming_back_does_not_help(gateway: str) -> None:
-    done = subprocess.run(
-        [program("node"), EXAMPLES / "follow.js", gateway, "sandbox-bob", "99"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = completed([program("node"), EXAMPLES / "follow.js", gateway, "sandbox-bob", "99"])
     assert done.returncode != 0
     assert '"code":"not_found"' in done.stderr
 
@@ -117,9 +111,7 @@ def test_an_example_that_is_told_too_little_says_how_it_is_used(name: str, argum
     if name in ("responses.py", "agents_sdk.py") and arguments:
         return  # SDKs take long to import
     runner = "sh" if name == "curl.sh" else runner_of(name)
-    done = subprocess.run(
-        [runner, EXAMPLES / name, *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = completed([runner, EXAMPLES / name, *arguments])
     assert done.returncode != 0
     assert done.stdout == ""
     assert done.stderr.startswith("usage: ")
@@ -128,13 +120,7 @@ def test_an_example_that_is_told_too_little_says_how_it_is_used(name: str, argum
 
 @pytest.mark.parametrize("name", ["follow.py", "sse.py", "follow.js"])
 def test_an_example_that_is_refused_says_why_in_a_line(name: str, gateway: str) -> None:
-    done = subprocess.run(
-        [runner_of(name), EXAMPLES / name, gateway, "nobody", "12345"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = completed([runner_of(name), EXAMPLES / name, gateway, "nobody", "12345"])
     assert done.returncode == 1
     assert json.loads(done.stderr)["code"] == "invalid_token"
 
@@ -172,7 +158,7 @@ def test_the_example_with_the_agents_sdk_talks_on_in_one_run(hasty: str) -> None
 @pytest.mark.parametrize("name", ["responses.py", "agents_sdk.py"])
 def test_an_example_with_an_sdk_that_is_refused_says_why(name: str, hasty: str) -> None:
     command = [sys.executable, str(EXAMPLES / name), hasty, "nobody", "Hello"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = completed(command)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Error code: 401 - Invalid or expired API token"
 
@@ -219,7 +205,7 @@ def test_the_reader_that_is_shown_for_agio_reads_a_chat(gateway: str, tmp_path: 
 
 def test_the_reader_that_is_shown_for_agio_says_what_went_wrong(gateway: str, tmp_path: Path) -> None:
     command = reader_for_agio(tmp_path / "agio.mjs", gateway, "fails")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = completed(command)
     assert done.returncode != 0
     assert "Error: The run ended as ERROR." in done.stderr
 
@@ -308,7 +294,7 @@ def test_the_mcp_client_starts_a_run_answers_its_questions_and_shows_its_answer(
 
 def test_the_mcp_client_says_what_went_wrong(gateway: str) -> None:
     command = [sys.executable, str(EXAMPLES / "mcp_client.py"), gateway, "sandbox-bob", " "]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = completed(command)
     assert (done.returncode, done.stderr) == (1, "validation_error: prompt: must not be empty.\n")
 
 

@@ -1,6 +1,5 @@
 """Dialects and upstreams of other packages, which the gateway finds by their entry points; and those of its own."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from codegen_api import create_app
 from codegen_api.build_parts import DIALECTS, UPSTREAMS
 from codegen_api.environment import SettingsError
+from tests.commands import completed
 from tests.dialects.site import serving, settings
 from tests.fakehost import FakeHost
 
@@ -152,14 +152,7 @@ from codegen_api import Settings, create_app
 create_app(Settings(_env_file=None, dialects={name!r}, log_level="ERROR"))
 print(*{{module.split(".")[2] for module in sys.modules if module.startswith("codegen_api.dialects.")}})
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        cwd=Path(__file__).parents[1],
-    )
+    done = completed([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
     assert set(done.stdout.split()) == {"native", name}
 
 

@@ -6,7 +6,6 @@ import ast
 import inspect
 import itertools
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -20,6 +19,7 @@ from codegen_api.environment import PREFIX, option_prefix
 from codegen_api.sandbox.bodies import FaultKind
 from codegen_api.sandbox.scenarios import scenario_names
 from codegen_api.settings import FOR_THE_TERMINAL, read_settings
+from tests.commands import completed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -170,9 +170,7 @@ def test_the_programs_and_modules_named_exist() -> None:
 
 
 def test_the_options_of_the_validator_exist() -> None:
-    helped = subprocess.run(
-        [sys.executable, ROOT / "validate_server.py", "--help"], capture_output=True, text=True, timeout=60, check=True
-    )
+    helped = completed([sys.executable, ROOT / "validate_server.py", "--help"], check=True)
     for option in set(re.findall(r"--[a-z]+", section("Check a running gateway", OPERATING))):
         assert option in helped.stdout
 
@@ -230,12 +228,5 @@ def test_the_sandbox_tables_are_those_of_the_code() -> None:
 
 
 def test_the_options_of_the_sandbox_are_those_of_the_code() -> None:
-    helped = subprocess.run(
-        [sys.executable, "-m", "codegen_api.sandbox", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        cwd=ROOT,
-    )
+    helped = completed([sys.executable, "-m", "codegen_api.sandbox", "--help"], check=True, cwd=ROOT)
     assert set(first_cells("option")) == set(re.findall("--[a-z-]+", helped.stdout)) - {"--help"}

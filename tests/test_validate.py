@@ -5,7 +5,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from codegen_api.validate import main
 from codegen_api.validate.checks import CHECKS
 from codegen_api.validate.client import Failed, ServerEvent, events_of
+from tests.commands import completed
 from tests.end_to_end import processes
 
 ROOT = Path(__file__).parents[1]
@@ -45,9 +45,7 @@ def test_a_real_gateway_passes_every_check() -> None:
         # slow enough to be seen at work, fast enough to be waited for
         command += ["--metadata", '{"speed": 3}', "--timeout", "45"]
         environment = {**os.environ, "CODEGEN_API_TOKEN": "sandbox-alice"}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3 * WAIT, check=False
-        )
+        done = completed(command, cwd=ROOT, env=environment, timeout=3 * WAIT)
     report = json.loads(done.stdout)
     assert [check for check in report["checks"] if not check.get("ok")] == []
     assert {check["name"] for check in report["checks"]} == {check.name for check in CHECKS}

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 from contextlib import aclosing
 from typing import Any
 
@@ -18,6 +17,7 @@ from langgraph_sdk.errors import (
     UnprocessableEntityError,
 )
 
+from tests.commands import completed
 from tests.end_to_end.conftest import TALKING
 from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, gateway, program
 from tests.end_to_end.sdk import (
@@ -200,13 +200,13 @@ REFUSED = {
 def test_every_method_of_the_javascript_sdk_works_or_is_refused_by_name(talking: Server) -> None:
     """Between two events there is time for signs of life, after which no event must seem to have come."""
     node = program("node")
-    said = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=WAIT, check=True).stdout
+    said = completed([node, "--version"], timeout=WAIT, check=True).stdout
     if tuple(map(int, said.strip("v\n").split("."))) < (20, 19):
         pytest.skip("the SDK in JavaScript needs Node 20.19 or newer")
     if not (JAVASCRIPT / "node_modules" / "@langchain" / "langgraph-sdk").is_dir():
         pytest.skip("the SDK in JavaScript is not there: npm ci --prefix tests/javascript")
     command = [node, str(JAVASCRIPT / "every_method.mjs"), talking.url, "sandbox-alice"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT, check=False)
+    done = completed(command, timeout=2 * WAIT)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["uncalled"] == [], "the SDK has methods that nobody has looked at"

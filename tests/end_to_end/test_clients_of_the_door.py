@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.commands import completed
 from tests.end_to_end import processes
 from tests.end_to_end.processes import ALICE, ROOT, WAIT, Sandbox, Server, environment, held_port
 
@@ -48,9 +49,7 @@ if JAVA is not None:  # CI's machine has none, and there nothing is left out
         source = tmp_path / "Calls.java"
         source.write_text(CALLS)
         urls = [f"{server.url}/agent-runs"] * 2
-        done = subprocess.run(
-            [JAVA or "", source, *urls], capture_output=True, timeout=WAIT, check=True, env=environment(), text=True
-        )
+        done = completed([JAVA or "", source, *urls], timeout=WAIT, check=True, env=environment())
         assert done.stdout.split() == ["201", "201"]
 
 

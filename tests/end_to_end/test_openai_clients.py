@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from openai import (
     OpenAI,
 )
 
+from tests.commands import completed
 from tests.end_to_end.processes import WAIT, Sandbox, Server, eventually, gateway, kill, program
 from tests.end_to_end.relay import relay
 from tests.end_to_end.sdk import prompts, run_of
@@ -329,7 +329,7 @@ def in_node(client: str, url: str, text: str) -> Any:
     if not (JAVASCRIPT / "node_modules" / package).is_dir():
         pytest.skip("npm ci --prefix tests/javascript installs this client")
     command = [program("node"), str(JAVASCRIPT / "openai_clients.mjs"), client, url, TOKEN, says(text)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT, cwd=JAVASCRIPT, check=False)
+    done = completed(command, timeout=2 * WAIT, cwd=JAVASCRIPT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

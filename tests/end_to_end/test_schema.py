@@ -8,7 +8,6 @@ once.
 """
 
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import pytest
 
 from codegen_api.auth.keys import new_key
 from tests.auth.issuer import AUDIENCE, Issuer
+from tests.commands import completed
 from tests.end_to_end.processes import environment, gateway, sandbox
 from tests.leaks import WATCH
 
@@ -119,14 +119,11 @@ def test_every_answer_is_one_that_the_document_describes(mode: str, dialect: str
         options = ["--header", f"Authorization: Bearer {token}", "--checks", ",".join(CHECKS), "--mode", "all"]
         options += ["--include-path-regex", surface.paths, "--max-examples", str(EXAMPLES)]
         bounds = ["--seed", "1", "--request-timeout", "20", "--no-color"]
-        done = subprocess.run(
+        done = completed(
             [*command, *options, *bounds, "--phases", phases(mode, dialect)],
             cwd=tmp_path,
             env=environment(),
-            capture_output=True,
-            text=True,
             timeout=900,
-            check=False,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         assert f"{surface.operations} selected / " in done.stdout

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from codegen_api.front_door import main
+from tests.commands import completed
 from tests.end_to_end.conftest import BRISK
 from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, environment, eventually, gateway
 from tests.end_to_end.terminals import COLOUR, COLUMNS, Terminal, terminal
@@ -39,15 +40,7 @@ def surroundings(server: Server | str, **more: str) -> dict[str, str]:
 
 def ran(server: Server | str, *arguments: str, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     """A command whose output is read by a program."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        env=surroundings(server, **more),
-        check=False,
-    )
+    done = completed([*COMMAND, *arguments], input=given, timeout=WAIT, env=surroundings(server, **more))
     assert "Traceback" not in done.stderr
     return done
 

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.commands import completed
 from tests.end_to_end import processes
 from tests.end_to_end.collector import Collector, attributes, collector
 from tests.end_to_end.conftest import BRISK
@@ -234,11 +234,9 @@ print(json.dumps([name for name, module in sys.modules.items() if module is not 
 
 def imported(*, blocked: bool = False, **variables: str) -> tuple[set[str], str]:
     """The modules that a process has when it has built the application, and what it logged."""
-    done = subprocess.run(
+    done = completed(
         [sys.executable, "-c", PROGRAM.format(blocked=blocked)],
         env={**processes.environment(), **variables},
-        capture_output=True,
-        text=True,
         timeout=WAIT,
         check=True,
     )

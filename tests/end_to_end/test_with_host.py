@@ -4,7 +4,6 @@ well, and with real ones.
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import agent_server
+from tests.commands import completed
 from tests.end_to_end.processes import (
     ROOT,
     SERVER,
@@ -177,9 +177,7 @@ def test_a_real_host_does_what_is_printed_and_is_ended_with_the_gateway(
         with gateway_with(host.name, folder) as (server, printed):
             first, second, third = (text.strip() for text in printed if "curl" in text)
             script = "\n".join([first, second, third])
-            done = subprocess.run(
-                ["/bin/bash", "-c", script], capture_output=True, timeout=WAIT, check=True, env=environment(), text=True
-            )
+            done = completed(["/bin/bash", "-c", script], timeout=WAIT, check=True, env=environment())
             stop(server)
         WATCH.secret("a prompt", "Write a haiku about logs")
         assert '"event":"end"' in done.stdout

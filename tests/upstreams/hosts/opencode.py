@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 
+from tests.commands import completed
 from tests.end_to_end.processes import STARTING
 from tests.upstreams.hosts.running import RealHost
 
@@ -54,15 +55,12 @@ class OpenCode(RealHost):
         self.prepare()
         file = self.project / "opencode.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "mcp": servers}))
-        done = subprocess.run(
+        done = completed(
             [str(self.found()), "run", *prompt.split()],  # it puts quotes around what has several words
             cwd=self.project,
             env={"PATH": os.environ["PATH"], "HOME": str(self.home), **self.environment()},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
             timeout=STARTING,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
