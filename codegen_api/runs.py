@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import TypeAlias, TypeVar
 
 import orjson
@@ -84,7 +85,7 @@ class RunRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run:  # noqa: PLW1641 - its mappings have no hash either
     """A run as the host last described it.
 
     ``fields`` has the host's names and values, unknown ones included; only times are normalized (RFC 3339, UTC).
@@ -106,17 +107,38 @@ class Run:
         """Creation time in epoch seconds, as ``LogEntry.created``."""
         return _seconds(str(self.fields.get("created_at")))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are described alike. Unlike Python, JSON tells true from 1."""
+        if self is other or not isinstance(other, Run):
+            return self is other
+        return _FACTS(self) == _FACTS(other) and _alike(self.fields, other.fields)
+
     def updated(self, newer: "Run") -> "Run":
         """This run with the changes of ``newer``. What ``newer`` omits, even the status, keeps its last value."""
-        marks = self.marks if newer.marks is None else newer.marks
-        if newer.fields.items() <= self.fields.items() and replace(newer, fields=self.fields, marks=marks) == self:
-            return self  # as nearly each page of a log says
         fields = {**self.fields, **newer.fields}
-        if newer.raw_status is not None:
-            return replace(newer, fields=fields, marks=marks)
-        if "status" in self.fields:
-            fields["status"] = self.fields["status"]
-        return replace(self, fields=fields, marks=marks)
+        marks = self.marks if newer.marks is None else newer.marks
+        if newer.raw_status is None:
+            newer = self
+            if "status" in self.fields:
+                fields["status"] = self.fields["status"]
+        updated = replace(newer, fields=fields, marks=marks)
+        return self if updated == self else updated  # as nearly each page of a log says
+
+
+_FACTS = attrgetter("ref", "status", "raw_status", "fields", "marks", "reason", "final")
+
+
+def _alike(one: Mapping[str, Json], other: Mapping[str, Json]) -> bool:
+    """Whether what Python takes for equal is so in JSON."""
+    pairs = [(value, other[name]) for name, value in one.items()]
+    for here, there in pairs:  # which grow meanwhile
+        if isinstance(here, dict) and isinstance(there, dict):
+            pairs += [(value, there[name]) for name, value in here.items()]
+        elif isinstance(here, list) and isinstance(there, list):
+            pairs += zip(here, there, strict=True)
+        elif isinstance(here, bool) is not isinstance(there, bool):
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

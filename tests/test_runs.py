@@ -196,6 +196,25 @@ def test_a_description_without_a_status_changes_everything_but_the_status(with_s
     assert updated.fields == {"id": 1, "status": "ACTIVE" if with_status else None, "result": "42"}
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, True), (False, 0), ([0, {"a": 1}], [0, {"a": True}]), ({"a": [True]}, {"a": [1]})]
+)
+def test_an_updated_run_has_true_where_it_had_one(before: Json, after: Json) -> None:
+    older, newer = a_run(id=1, is_shared=before), a_run(is_shared=after)
+    updated = older.updated(newer)
+    assert updated != older
+    assert to_json(updated.fields) == to_json({"id": 1, "is_shared": after})
+    assert updated.updated(newer) is updated
+
+
+def test_a_run_is_equal_to_what_describes_it_alike_and_to_nothing_else() -> None:
+    one, other = a_run(id=1, parts=[1, {"a": True}]), a_run(id=1, parts=[1, {"a": True}])
+    assert one == other
+    assert one.updated(other) is one
+    assert one != a_run(id=2, parts=[1, {"a": True}])
+    assert one != REF
+
+
 def test_an_entry_costs_its_text_and_what_is_around_it() -> None:
     assert LogEntry(b'{"a":1}', None, False, False).size == 7 + ENTRY_OVERHEAD
 

@@ -39,6 +39,21 @@ async def test_entries_arrive_within_one_poll_and_the_end_comes_after_the_last_o
     assert all(viewer.arrivals[n] - at <= 1.25 * 1.5 + 0.2 for n, at in enumerate(written, 1))
 
 
+async def test_a_viewer_hears_that_what_was_one_is_true() -> None:
+    host = FakeHost()
+    hosted = host.add(result=1)
+    gateway = Gateway(host, MemoryBroker())
+    viewer = Viewer()
+    watching = asyncio.create_task(viewer.watch(gateway, until=60))
+    await asyncio.sleep(10)
+    hosted.result = True  # type: ignore[assignment]
+    await watching
+    assert viewer.statuses == ["ACTIVE", "ACTIVE"]
+    assert isinstance(viewer.last_run, Run)
+    assert viewer.last_run.fields["result"] is True
+    await gateway.aclose()
+
+
 @pytest.mark.parametrize("with_totals", [True, False])
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 250, 1000, 1050])
 @pytest.mark.parametrize("cursor", [0, 1, 20, 99, 100, 250, 1049])
