@@ -1,10 +1,12 @@
 """The caller's identity, and the organizations, users and repositories that the host shows them."""
 
+from functools import partial
+
 from cachetools import TTLCache
 
 from codegen_api.errors import Forbidden, OrganizationRequired, Unsupported, UpstreamError
 from codegen_api.following import loop_time
-from codegen_api.host_reads import Reads
+from codegen_api.host_reads import Reads, with_retries
 from codegen_api.identity import Caller, Credential
 from codegen_api.ownership import on_behalf_of
 from codegen_api.run_search import SEARCHED_PAGES
@@ -23,7 +25,7 @@ class Accounts:
 
     async def identify(self, credential: Credential) -> User:
         """The user whose credential this is, according to the host."""
-        return await self._reads.identify(credential)
+        return await with_retries(lambda: self._upstream.identify(credential))
 
     async def me(self, caller: Caller) -> User:
         """The caller, as the host knows them or, for a shared caller, as their authority does."""
@@ -34,13 +36,14 @@ class Accounts:
 
     async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
         """The organizations that the caller may use."""
-        only = self._only_allowed(caller)
+        only, credential = self._only_allowed(caller), caller.credential
+        key, read = ("organizations", credential.digest), partial(self._upstream.organizations, credential)
         with on_behalf_of(caller, of_a_run=False):
             if only is None:
-                return await self._reads.organizations(caller.credential, skip, limit)
+                return await self._reads.listing(credential, key, read, skip, limit)
             position, pages, found = 0, SEARCHED_PAGES, []
             while pages > 0:
-                listing = await self._reads.organizations(caller.credential, position, self._upstream.page_size)
+                listing = await self._reads.listing(credential, key, read, position, self._upstream.page_size)
                 pages -= listing.pieces
                 found += [each for each in listing.items if each.id == only]
                 position += listing.length
@@ -81,13 +84,13 @@ class Accounts:
             Forbidden: the caller is shared, and the host would show what the deployment's account sees.
             Unsupported: this host has no such list.
         """
-        members = self._members(caller)
-        return await self._reads.users(members, caller.credential, organization, skip, limit)
+        read = partial(self._members(caller).users, caller.credential, organization)
+        return await self._reads.listing(caller.credential, ("users", organization), read, skip, limit)
 
     async def user(self, caller: Caller, organization: str, user_id: str) -> User:
         """One member; raises as ``users``."""
-        members = self._members(caller)
-        return await self._reads.user(members, caller.credential, organization, user_id)
+        members, credential = self._members(caller), caller.credential
+        return await self._reads.one(credential, lambda: members.user(credential, organization, user_id))
 
     async def repositories(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[Repository]:
         """The repositories that the organization's agents can work in.
@@ -100,7 +103,8 @@ class Accounts:
             raise Forbidden("The repositories of the account that this gateway uses are not shown.")
         if not isinstance(self._upstream, Repositories):
             raise Unsupported("The host does not tell which repositories there are.")
-        return await self._reads.repositories(self._upstream, caller.credential, organization, skip, limit)
+        read = partial(self._upstream.repositories, caller.credential, organization)
+        return await self._reads.listing(caller.credential, ("repositories", organization), read, skip, limit)
 
     def _members(self, caller: Caller) -> Members:
         if caller.shared:

@@ -259,7 +259,7 @@ class Gateway:
         ref = await self._admit(caller, organization, run_id, READ)
         approves = self._approves()
         with on_behalf_of(caller):
-            return await self._reads.pending(approves, caller.credential, ref)
+            return await self._reads.one(caller.credential, lambda: approves.pending(caller.credential, ref))
 
     async def decide(self, caller: Caller, organization: str, run_id: str, request_id: str, decision: Decision) -> Run:
         """Decide on one of these, so that the run goes on.

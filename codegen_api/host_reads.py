@@ -2,25 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamFailure, UpstreamUnreachable
 from codegen_api.following import Portions, listing_of, loop_time, may_be_too_much, page_of, proven
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, Run, RunRef
-from codegen_api.upstreams import (
-    Approves,
-    Listing,
-    Members,
-    Organization,
-    PendingRequest,
-    Repositories,
-    Repository,
-    RunFilter,
-    Upstream,
-    User,
-)
+from codegen_api.upstreams import Listing, RunFilter, Upstream
 
 T = TypeVar("T")
 
@@ -35,38 +23,11 @@ class Reads:
         self.described: Callable[[Run, float], None] = lambda *_: None
         """Called with each run that was asked for, and when that was (event loop time)."""
 
-    async def identify(self, credential: Credential) -> User:
-        return await with_retries(lambda: self._upstream.identify(credential))
-
-    async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
-        read = partial(self._upstream.organizations, credential)
-        return await self._list(credential, ("organizations", credential.digest), read, skip, limit)
-
-    async def users(
-        self, members: Members, credential: Credential, organization: str, skip: int, limit: int
-    ) -> Listing[User]:
-        read = partial(members.users, credential, organization)
-        return await self._list(credential, ("users", organization), read, skip, limit)
-
-    async def user(self, members: Members, credential: Credential, organization: str, user_id: str) -> User:
-        return await with_retries(
-            self._rate_limited(credential, lambda: members.user(credential, organization, user_id))
-        )
-
-    async def repositories(
-        self, source: Repositories, credential: Credential, organization: str, skip: int, limit: int
-    ) -> Listing[Repository]:
-        read = partial(source.repositories, credential, organization)
-        return await self._list(credential, ("repositories", organization), read, skip, limit)
-
     async def run(self, credential: Credential, ref: RunRef) -> Run:
         asked = loop_time()
-        run = await with_retries(self._rate_limited(credential, lambda: self._upstream.get_run(credential, ref)))
+        run = await self.one(credential, lambda: self._upstream.get_run(credential, ref))
         self.described(run, asked)
         return run
-
-    async def pending(self, approves: Approves, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
-        return await with_retries(self._rate_limited(credential, lambda: approves.pending(credential, ref)))
 
     async def runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -74,17 +35,15 @@ class Reads:
         def read(start: int, amount: int) -> Awaitable[Listing[Run]]:
             return self._upstream.list_runs(credential, organization, start, amount, only)
 
-        return await self._list(credential, ("runs", organization), read, skip, limit)
+        return await self.listing(credential, ("runs", organization), read, skip, limit)
 
     async def log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool
     ) -> LogPage:
         def read(start: int, amount: int, tries: int) -> Awaitable[LogPage]:
-            return with_retries(
-                self._rate_limited(
-                    credential,
-                    lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
-                ),
+            return self.one(
+                credential,
+                lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
                 in_pieces=tries,
             )
 
@@ -93,7 +52,7 @@ class Reads:
         portion.size = min(portion.size, self._portions.of((ref, not newest_first), fixed=newest_first).size)
         return await page_of(proven(read), after, limit, portion, lambda: self._upstream.placeholder(ref))
 
-    async def _list(
+    async def listing(
         self,
         credential: Credential,
         key: tuple[str, str],
@@ -101,18 +60,21 @@ class Reads:
         skip: int,
         limit: int,
     ) -> Listing[T]:
-        async def reading(start: int, amount: int, tries: int) -> Listing[T]:
-            return await with_retries(self._rate_limited(credential, lambda: read(start, amount)), in_pieces=tries)
+        """A stretch of the list that this ``key`` stands for, of which ``read`` reads so many from a place on."""
 
-        portion = self._portions.of(key)
-        return await listing_of(proven(reading), skip, limit, portion)
+        def reading(start: int, amount: int, tries: int) -> Awaitable[Listing[T]]:
+            return self.one(credential, lambda: read(start, amount), in_pieces=tries)
 
-    def _rate_limited(self, credential: Credential, read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        return await listing_of(proven(reading), skip, limit, self._portions.of(key))
+
+    async def one(self, credential: Credential, read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
+        """The answer to ``read``, as ``with_retries``, within the host's rate limit."""
+
         async def when_permitted() -> T:
             await self._take(credential)
             return await read()
 
-        return when_permitted
+        return await with_retries(when_permitted, in_pieces=in_pieces)
 
 
 async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
