@@ -33,8 +33,7 @@ from codegen_api.host_reads import Reads, preceding_write
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
-from codegen_api.run_lists import RunLists
-from codegen_api.run_search import FoundRuns
+from codegen_api.run_lists import FoundRuns, RunLists
 from codegen_api.runs import Cursor, LogEntry, LogPage, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight
 from codegen_api.telemetry import Observation, Observer, Observers

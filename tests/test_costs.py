@@ -16,7 +16,7 @@ from codegen_api.idempotency.lookup import find_marked
 from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.identity import Credential
 from codegen_api.ownership import Ownership
-from codegen_api.run_search import SEARCHED_PAGES
+from codegen_api.run_lists import SEARCHED_PAGES
 from codegen_api.runs import Paging, Run
 from codegen_api.stores import Turn
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter

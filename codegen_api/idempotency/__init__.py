@@ -37,7 +37,7 @@ from codegen_api.idempotency.lookup import (
 )
 from codegen_api.idempotency.records import Records, RequestRecord, RequestState, decoded_run, encoded_run
 from codegen_api.identity import Caller
-from codegen_api.run_search import SEARCHED_PAGES
+from codegen_api.run_lists import SEARCHED_PAGES
 from codegen_api.runs import Json, Run, RunRef
 from codegen_api.upstreams import NewRun
 from codegen_api.worker_thread import encoded

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Principal
-from codegen_api.run_search import FoundRuns
+from codegen_api.run_lists import FoundRuns
 from codegen_api.runs import Json, LogEntry, LogPage, Paging, Run, to_json
 from codegen_api.telemetry import trace
 from codegen_api.web import error_headers, json_response, status_of
