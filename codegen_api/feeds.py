@@ -8,19 +8,12 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from codegen_api.following import (
-    Choice,
-    Feed,
-    FeedPosition,
-    FeedUpdate,
-    FeedViewer,
-    Readers,
-    ReadQueue,
-    Rights,
-    Troubles,
-    held_descriptions,
-    loop_time,
-)
+from codegen_api.following import FeedPosition, FeedUpdate, ReadQueue, loop_time
+from codegen_api.following.feed import Feed, held_descriptions
+from codegen_api.following.feed_viewer import Choice, FeedViewer
+from codegen_api.following.read_failures import Troubles
+from codegen_api.following.readers import Readers
+from codegen_api.following.rights import Rights
 from codegen_api.host_reads import Reads
 from codegen_api.identity import ALL, READ, Caller, Credential
 from codegen_api.ownership import on_behalf_of

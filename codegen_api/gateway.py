@@ -14,21 +14,10 @@ from codegen_api.accounts import Accounts
 from codegen_api.brokers import Broker
 from codegen_api.errors import RunEnded, RunFinal, Unsupported
 from codegen_api.feeds import Feeds
-from codegen_api.following import (
-    Attendant,
-    CommonRights,
-    Hub,
-    OpenStreams,
-    Patrol,
-    Portions,
-    Position,
-    ReadQueue,
-    Right,
-    Rights,
-    Stream,
-    StreamLimits,
-    loop_time,
-)
+from codegen_api.following import Attendant, Patrol, Position, ReadQueue, Right, loop_time
+from codegen_api.following.hub import Hub
+from codegen_api.following.portions import Portions
+from codegen_api.following.rights import CommonRights, Rights
 from codegen_api.host_reads import Reads, preceding_write
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.ownership import Ownership, on_behalf_of
@@ -49,7 +38,7 @@ from codegen_api.upstreams import (
     Upstream,
     require_few_bytes,
 )
-from codegen_api.viewing import Viewing
+from codegen_api.viewing import OpenStreams, Stream, StreamLimits, Viewing
 
 _FINISHED = (RunStatus.COMPLETED, RunStatus.FAILED)
 
@@ -317,8 +306,8 @@ class Gateway:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
         held = right.run if right is not None and right.asked < asked else None  # older than this call
-        updates = self._viewing.updates(caller, ref, right, position)
-        return await Stream.begin(updates, position, held, caller.confirm)
+        stream = Stream(self._viewing, caller, ref, right, position)
+        return stream if await stream.begin(position, held) else None
 
     def patrol(self, caller: Caller) -> Patrol:
         """Maximum age and heartbeat interval for a stream of this caller."""

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamFailure, UpstreamUnreachable
-from codegen_api.following import Portions, listing_of, loop_time, may_be_too_much, page_of, proven
+from codegen_api.following import loop_time
+from codegen_api.following.portions import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, Run, RunRef
 from codegen_api.upstreams import Listing, RunFilter, Upstream

@@ -143,6 +143,8 @@ class Pulled(Tap[T]):
             await asyncio.wait({self._pump})
             if not self._pump.cancelled():
                 self._pump.exception()  # closing a generator that runs would raise, and hide what went wrong
-        if self._rest is not None:
-            await self._rest.aclose()
-        await self._source.aclose()
+        try:
+            if self._rest is not None:
+                await self._rest.aclose()
+        finally:
+            await self._source.aclose()

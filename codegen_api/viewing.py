@@ -1,30 +1,86 @@
-"""Viewing a live log: a place among the viewers, the right to the run, and how long the stream lives."""
+"""Viewing a live log: a place among the viewers, the right to the run, and what is told them for how long."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Protocol
 
 from codegen_api.brokers import Batch
-from codegen_api.errors import GatewayError
-from codegen_api.following import (
-    Current,
-    Ended,
-    Hub,
-    Patrol,
-    Position,
-    Quiet,
-    Right,
-    StreamLimits,
-    Subscriber,
-    Update,
-    loop_time,
-)
-from codegen_api.identity import READ, Caller
+from codegen_api.errors import AtCapacity, GatewayError, RateLimited
+from codegen_api.following import Current, Ended, Patrol, Position, Quiet, Update, loop_time
+from codegen_api.following.hub import Hub
+from codegen_api.following.rights import Right
+from codegen_api.identity import READ, Caller, Principal
 from codegen_api.ownership import Ownership, on_behalf_of
-from codegen_api.runs import Appended, RunRef
-from codegen_api.taps import Tap
-from codegen_api.telemetry import Observer, trace
+from codegen_api.runs import Appended, Changed, Cursor, Run, RunRef
+from codegen_api.taps import Pulled, Tap
+from codegen_api.telemetry import Observer, Trace, trace
+
+OVER_SECONDS = 2.0
+"""How long somebody who was told the end waits for the word that it is still the end, before a stream begins
+instead.
+"""
+
+
+class OpenStreams(Protocol):
+    """How many streams each principal has open in all instances."""
+
+    async def take(self, principal: Principal, count: int, each: int) -> bool:
+        """They have ``count`` here now; False if that would be more than ``each`` everywhere."""
+        ...
+
+    def left(self, principal: Principal, count: int) -> None:
+        """They have only ``count`` here from now on."""
+        ...
+
+
+class StreamLimits:
+    """``at_most`` for everybody together in this process, ``each`` for one of them; in ``common`` with others."""
+
+    def __init__(self, at_most: int, each: int, common: OpenStreams | None = None) -> None:
+        self._at_most = at_most
+        self._each = each
+        self._common = common
+        self._taken: Counter[Principal] = Counter()
+
+    @property
+    def taken(self) -> int:
+        return self._taken.total()
+
+    def make_sure_of_room(self, principal: Principal) -> None:
+        """
+        Raises:
+            RateLimited: they have as many as they may.
+            AtCapacity: all have.
+        """
+        if self._taken[principal] >= self._each:
+            raise RateLimited(retry_after=_soon())
+        if self.taken >= self._at_most:
+            raise AtCapacity(retry_after=_soon())
+
+    @asynccontextmanager
+    async def take(self, principal: Principal) -> AsyncIterator[None]:
+        """A stream may be open for as long as the context lasts; raises as ``make_sure_of_room``."""
+        self.make_sure_of_room(principal)
+        self._taken[principal] += 1
+        try:
+            if self._common is not None and not await self._common.take(principal, self._taken[principal], self._each):
+                raise RateLimited(retry_after=_soon())
+            yield
+        finally:
+            self._taken[principal] -= 1
+            if self._common is not None:
+                self._common.left(principal, self._taken[principal])
+            if not self._taken[principal]:
+                del self._taken[principal]
+
+
+def _soon() -> float:
+    """Seconds until it may be worth while to come again: not the same for all who were refused together."""
+    return random.uniform(5, 10)  # noqa: S311 - spreads load only
 
 
 class Viewing:
@@ -42,10 +98,10 @@ class Viewing:
         self.hub = hub
         self.ownership = ownership
         self.limits = limits
+        self.clock = clock
+        self.observer = observer
+        self.ages = Ages(observer, clock)
         self._patrol = patrol
-        self._observer = observer
-        self._clock = clock
-        self._ages = Ages(observer, clock)
 
     def patrol(self, caller: Caller) -> Patrol:
         """Maximum age and heartbeat interval for a stream of this caller."""
@@ -53,90 +109,134 @@ class Viewing:
         if caller.expires is None:
             return patrol
         # the stream must not outlive the credentials
-        return replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - self._clock())))
-
-    async def updates(
-        self, caller: Caller, ref: RunRef, right: Right | None, position: Position
-    ) -> AsyncGenerator[Update | Tap[Update], None]:
-        """What a viewer is told on the way to their seat, and then that: the rest comes of it. Without a ``right``, the
-        host is asked for one when it is their turn.
-
-        Raises:
-            AtCapacity, RateLimited: too many streams are open here, or for this caller.
-            GatewayError: the caller may not see the run.
-        """
-        opened, patrol, began = self._clock(), self.patrol(caller), loop_time()
-        # the place is taken only here: a caller still being checked, or who left meanwhile, has no stream
-        async with self.limits.take(caller.principal):
-            if right is None:
-                whole = caller.shared and self.ownership.owner_record(ref) is None
-                coming = self.hub.let_in(caller.credential, ref, position, patrol, whole=whole)
-                with on_behalf_of(caller):
-                    async with aclosing(coming):
-                        async for news in coming:
-                            if not isinstance(news, Right):
-                                yield news
-                                continue
-                            right = news
-                            if whole:
-                                self.ownership.require(caller, self.ownership.remember(ref, right.run), READ)
-                if right is None:
-                    return  # the stream ended with a request to reconnect
-                patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
-            with on_behalf_of(caller):
-                subscriber = self.hub.subscribe(caller.credential, right, position, patrol)
-            try:
-                yield _Seat(caller, subscriber, opened, self._observer, self._ages)
-            finally:
-                await subscriber.aclose()
+        return replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - self.clock())))
 
 
-class _Seat(Tap[Update]):
-    """What a viewer is told, and the operator of that."""
+class Stream(Tap[Update]):
+    """What one viewer is told on the way to the log of ``ref``, and then of it; its operator hears of that. Without a
+    ``right``, the host is asked for one when it is their turn.
 
-    __slots__ = ("_ages", "_caller", "_observer", "_opened", "_replayed", "_span", "_subscriber")
+    ``take`` raises a ``GatewayError`` when the viewer may have no more, or there is no room for them.
+    """
 
-    def __init__(self, caller: Caller, subscriber: Subscriber, opened: float, observer: Observer, ages: "Ages") -> None:
+    __slots__ = ("_caller", "_first", "_opened", "_reading", "_replayed", "_span", "_updates", "_viewing")
+
+    def __init__(self, viewing: Viewing, caller: Caller, ref: RunRef, right: Right | None, position: Position) -> None:
         super().__init__()
+        self._viewing = viewing
         self._caller = caller
-        self._subscriber = subscriber
-        self._opened = opened
-        self._observer = observer
-        self._ages = ages
+        self._opened = viewing.clock()
         current = trace.get()  # who gives them something does so on behalf of others
         self._span = None if current is None else current.span
         self._replayed: int | None = 0  # of the entries from before they came
-        subscriber.sink = self
+        self._reading: Trace | None = None  # of those who read for all viewers
+        self._first: list[Update] = []
+        self._updates: Pulled[Update] = Pulled(self._come(ref, right, position))
+        self._updates.sink = self
+
+    async def begin(self, position: Position, held: Run | None) -> bool:
+        """Wait for what comes first. False when the viewer at ``position`` knows the end already and it is still the
+        end. ``held`` is a description of the run from before they asked, if there was one.
+        """
+        try:
+            first = [await anext(self)]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OVER_SECONDS):
+                    while position.over and not _is_news(first[-1], position.cursor, held):
+                        if isinstance(first[-1], Ended):
+                            await self.aclose()
+                            return False
+                        first.append(await anext(self))
+        except BaseException:  # whatever it was, the caller included who left: there will be no stream to close
+            await self.aclose()
+            raise
+        self._first = first
+        return True
 
     def take(self) -> Update | None:
-        try:
-            update = self._subscriber.take()
-        except GatewayError:
-            with on_behalf_of(self._caller):
-                raise
-        finally:
-            self.over = self._subscriber.over
-        if isinstance(update, Batch):
-            self._report(update)
-            if self._replayed is not None:
-                self._replayed += sum(isinstance(event, Appended) for event in update.entries)
-        elif self._replayed is not None and isinstance(update, Current | Ended):
-            self._observer.replayed(self._replayed)
-            self._replayed = None
+        update = self._first.pop(0) if self._first else self._next()
+        if update is not None:
+            self._caller.confirm()
         return update
 
     def offer(self, item: Batch | Quiet, now: float) -> bool:
-        if self._replayed is not None or not self.sink.offer(item, now):
+        try:
+            self._caller.confirm()
+        except GatewayError:
+            return False  # they are told when they take it
+        if self._first or self._replayed is not None or not self.sink.offer(item, now):
             return False
         if isinstance(item, Batch):
             self._report(item)
         return True
 
+    async def aclose(self) -> None:
+        """Leave the log."""
+        self.over = True
+        self._first.clear()
+        await self._updates.aclose()
+
+    def _next(self) -> Update | None:
+        try:
+            update = self._updates.take()
+        except GatewayError:
+            with on_behalf_of(self._caller):
+                raise
+        finally:
+            self.over = self._updates.over
+        if isinstance(update, Batch):
+            self._report(update)
+            if self._replayed is not None:
+                self._replayed += sum(isinstance(event, Appended) for event in update.entries)
+        elif self._replayed is not None and isinstance(update, Current | Ended):
+            self._viewing.observer.replayed(self._replayed)
+            self._replayed = None
+        return update
+
     def _report(self, batch: Batch) -> None:
-        self._ages.gave(batch, self._opened)
-        read = self._subscriber.reading.last_read
-        if self._span is not None and read is not None:
-            self._span.link(read)
+        self._viewing.ages.gave(batch, self._opened)
+        if self._span is not None and self._reading is not None and self._reading.last_read is not None:
+            self._span.link(self._reading.last_read)
+
+    async def _come(
+        self, ref: RunRef, right: Right | None, position: Position
+    ) -> AsyncGenerator[Update | Tap[Update], None]:
+        caller, hub, ownership = self._caller, self._viewing.hub, self._viewing.ownership
+        patrol, began = self._viewing.patrol(caller), loop_time()
+        # the place is taken only here: a caller still being checked, or who left meanwhile, has no stream
+        async with self._viewing.limits.take(caller.principal):
+            if right is None:
+                whole = caller.shared and ownership.owner_record(ref) is None
+                async with aclosing(hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
+                    async for news in coming:
+                        if isinstance(news, Right):
+                            right = news
+                        else:
+                            yield news
+                if right is None:
+                    return  # the stream ended with a request to reconnect
+                if whole:
+                    ownership.require(caller, ownership.remember(ref, right.run), READ)
+                patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
+            subscriber = hub.subscribe(caller.credential, right, position, patrol)
+            self._reading = subscriber.reading
+            yield subscriber
+
+
+def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:
+    """Whether a viewer who was told that the log ended at ``cursor`` has to hear this.
+
+    ``held`` is a description of the run that may be from before that end.
+    """
+    if isinstance(update, Batch):
+        return any(isinstance(event, Appended) for event in update.entries)
+    if isinstance(update, Ended):
+        return update.length != cursor
+    if isinstance(update, Current):
+        return False
+    if isinstance(update, Changed):
+        return not update.run.status.ended and update.run is not held
+    return True
 
 
 class Ages:

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from codegen_api.errors import NotFound
-from codegen_api.following import Rights
+from codegen_api.following.rights import Rights
 from codegen_api.identity import Credential
 from codegen_api.in_redis import InRedis
 from codegen_api.runs import RunRef

@@ -14,6 +14,7 @@ from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitR
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.taps import Tap
 from codegen_api.telemetry import note, noticed, over, sent, trace
+from codegen_api.viewing import Stream
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
@@ -184,7 +185,7 @@ class Frames(Tap[bytes]):
 
     __slots__ = ("_ended", "_stream", "_trace", "_wait", "_waits_for", "_writer")
 
-    def __init__(self, stream: following.Stream, writer: Writer, ended: Cursor | None = None) -> None:
+    def __init__(self, stream: Stream, writer: Writer, ended: Cursor | None = None) -> None:
         super().__init__()
         self._stream = stream
         self._writer = writer
