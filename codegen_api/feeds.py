@@ -5,15 +5,13 @@ of it each of them may see.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 
 from codegen_api.following import FeedPosition, FeedUpdate, ReadQueue, loop_time
 from codegen_api.following.feed import Feed, held_descriptions
 from codegen_api.following.feed_viewer import Choice, FeedViewer
-from codegen_api.following.read_failures import Troubles
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Rights
+from codegen_api.following.troubles import Troubles
 from codegen_api.host_reads import Reads
 from codegen_api.identity import ALL, READ, Caller, Credential
 from codegen_api.ownership import on_behalf_of
@@ -33,15 +31,6 @@ JOINING = 1.0
 ANYTHING = RunFilter()
 
 _Key = tuple[str, str]
-
-
-@dataclass(slots=True, eq=False)
-class _Kept:
-    """A feed that is read, and when it is to be dropped if nobody comes back."""
-
-    feed: Feed
-    reading: asyncio.Task[None]
-    retirement: asyncio.TimerHandle | None = None
 
 
 class Feeds:
@@ -71,7 +60,7 @@ class Feeds:
         self._linger = linger
         self._held = held_descriptions()
         self._troubles = Troubles(name=lambda ref: f"the list of runs in organization {ref.organization}")
-        self._kept: dict[str, dict[str, _Kept]] = {}  # by organization, and the digest of the credential
+        self._feeds: dict[str, dict[str, Feed]] = {}  # by organization, and the digest of the credential
         self._firsts: Singleflight[_Key, None] = Singleflight()
         self._closing: set[asyncio.Task[None]] = set()
         reads.described = lambda run, asked: self._heard(run, asked, whole=True)
@@ -110,16 +99,15 @@ class Feeds:
 
     def created(self, caller: Caller, organization: str, run: Run, asked: float) -> None:
         """The host has just started this run for the caller, who was ``asked`` for it then (event loop time)."""
-        kept = self._kept.get(organization, {}).get(caller.credential.digest)
-        if kept is not None:
-            kept.feed.created(run, asked)
+        feed = self._feeds.get(organization, {}).get(caller.credential.digest)
+        if feed is not None:
+            feed.created(run, asked)
 
     async def aclose(self) -> None:
         """Stop every reader."""
         await self._firsts.aclose()
-        for organization, feeds in list(self._kept.items()):
-            for kept in list(feeds.values()):
-                self._retire(organization, kept)
+        for feed in [feed for feeds in self._feeds.values() for feed in feeds.values()]:
+            self._retire(feed)
         while self._closing:
             await asyncio.wait(self._closing)
 
@@ -141,8 +129,8 @@ class Feeds:
                 came=came,
                 line=self._turns.line(caller.credential),
             )
-            feed.viewers.add(viewer)
-            stack.callback(feed.viewers.discard, viewer)
+            feed.wanted.add(viewer.wanted)
+            stack.callback(feed.wanted.discard, viewer.wanted)
             feed.readers.listeners.add(attendant.poked.set)
             stack.callback(feed.readers.listeners.discard, attendant.poked.set)
             feed.wake()
@@ -170,39 +158,34 @@ class Feeds:
     @asynccontextmanager
     async def _joined(self, credential: Credential, organization: str) -> AsyncIterator[Feed]:
         """The feed, read for as long as the context lasts, and a little longer."""
-        kept = self._of(credential, organization)
-        if kept is None:
+        feed = self._of(credential, organization)
+        if feed is None:
             # somebody waits for the answer, and for what it is if it is a refusal; without room for it, in the line
             key = (credential.digest, organization)
             with self._turns.room(credential) as room:
                 if room or key in self._firsts:
                     await self._firsts.share(key, lambda: self._begin(credential, organization))
-            kept = self._of(credential, organization) or self._start(credential, organization, None)
-        if kept.retirement is not None:
-            kept.retirement.cancel()
-            kept.retirement = None
-        feed = kept.feed
+            feed = self._of(credential, organization) or self._start(credential, organization, None)
         feed.readers.join(credential, feed.asked)
         try:
             yield feed
         finally:
             feed.readers.leave(credential)
-            if not feed.readers.viewers:
-                loop = asyncio.get_running_loop()
-                kept.retirement = loop.call_later(self._linger, self._retire, organization, kept)
+            feed.readers.unless_joined(self._linger, lambda: self._retire(feed))
 
-    def _of(self, credential: Credential, organization: str) -> _Kept | None:
-        kept = self._kept.get(organization, {}).get(credential.digest)
-        if kept is not None and kept.feed.fault is not None:
-            self._retire(organization, kept)
+    def _of(self, credential: Credential, organization: str) -> Feed | None:
+        feed = self._feeds.get(organization, {}).get(credential.digest)
+        if feed is not None and feed.fault is not None:
+            self._retire(feed)
             return None
-        return kept
+        return feed
 
-    def _start(self, credential: Credential, organization: str, first: tuple[float, Listing[Run]] | None) -> _Kept:
+    def _start(self, credential: Credential, organization: str, first: tuple[float, Listing[Run]] | None) -> Feed:
         async def glance(credential: Credential) -> None:
             await self._upstream.list_runs(credential, organization, 0, 1, ANYTHING)
 
         feed = Feed(
+            organization,
             credential,
             Readers(RunRef(organization, credential.digest), self._rights, self._turns, self._troubles, glance),
             self._held,
@@ -212,40 +195,31 @@ class Feeds:
             interval=self._every,
             first=first,
         )
-        kept = _Kept(feed, asyncio.ensure_future(feed.follow()))
-        self._kept.setdefault(organization, {})[credential.digest] = kept
-        return kept
+        self._feeds.setdefault(organization, {})[credential.digest] = feed
+        return feed
 
     async def _begin(self, credential: Credential, organization: str) -> None:
         """Read the list, and start its feed in the same step: who comes before those who waited for the list are awake
         must find the feed, or would read the list again.
         """
         asked = loop_time()
-        kept = self._start(credential, organization, (asked, await self._read(credential, organization)))
-        retire = partial(self._retire, organization, kept)  # unless somebody joins
-        kept.retirement = asyncio.get_running_loop().call_later(max(self._linger, JOINING), retire)
+        feed = self._start(credential, organization, (asked, await self._read(credential, organization)))
+        feed.readers.unless_joined(max(self._linger, JOINING), lambda: self._retire(feed))
 
     async def _read(self, credential: Credential, organization: str) -> Listing[Run]:
         return await self._reads.runs(credential, organization, 0, FRONT, ANYTHING)
 
-    def _retire(self, organization: str, kept: _Kept) -> None:
-        feeds, digest = self._kept.get(organization, {}), kept.feed.credential.digest
-        if feeds.get(digest) is kept:
-            del feeds[digest]
+    def _retire(self, feed: Feed) -> None:
+        feeds = self._feeds.get(feed.organization, {})
+        if feeds.get(feed.credential.digest) is feed:
+            del feeds[feed.credential.digest]
             if not feeds:
-                del self._kept[organization]
-        if kept.retirement is not None:
-            kept.retirement.cancel()
-        kept.feed.readers.close()
-        kept.reading.cancel()
-        closing = asyncio.ensure_future(_ended(kept.reading))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+                del self._feeds[feed.organization]
+        feed.readers.close()
+        feed.following.cancel()
+        self._closing.add(feed.following)
+        feed.following.add_done_callback(self._closing.discard)
 
     def _heard(self, run: Run, asked: float, *, whole: bool) -> None:
-        for kept in self._kept.get(run.ref.organization, {}).values():
-            kept.feed.heard(run, asked, whole=whole)
-
-
-async def _ended(reading: "asyncio.Task[None]") -> None:
-    await asyncio.wait({reading})
+        for feed in self._feeds.get(run.ref.organization, {}).values():
+            feed.heard(run, asked, whole=whole)

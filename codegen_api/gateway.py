@@ -75,7 +75,7 @@ class Gateway:
         observer = observer or Observer()
         turns = turns or ReadQueue()
         upstream.observer = Observers(turns, observer)
-        portions = Portions(upstream.page_size, timer=loop_time)
+        portions = Portions(upstream.page_size)
         self._take = turns.take
         self._reads = Reads(upstream, portions, turns.take)
         self.accounts = Accounts(upstream, self._reads, organization)

@@ -17,7 +17,7 @@ from codegen_api.following.feed_viewer import (
     Removed,
     Shown,
 )
-from codegen_api.following.hub import Attendant
+from codegen_api.following.opening import Attendant
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, loop_time

@@ -12,17 +12,15 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
 
 from cachetools import LRUCache
 
 from codegen_api.errors import GatewayError, InvalidToken, Rejected, Unavailable, UpstreamError, UpstreamFailure
 from codegen_api.following.log_tail import without_nulls
 from codegen_api.following.readers import Readers
-from codegen_api.following.rights import LIFETIME, RIGHT_BYTES, TICK, loop_time
+from codegen_api.following.rights import LIFETIME, RIGHT_BYTES, TICK, loop_time, set_within
 from codegen_api.identity import Credential, asker
 from codegen_api.pace import FAST, Need
 from codegen_api.runs import UNCOUNTED, Run, RunRef, to_json
@@ -91,22 +89,15 @@ def held_descriptions(at_most: int = HELD_BYTES) -> Held:
     return LRUCache(at_most, getsizeof=lambda described: min(described.size, at_most))
 
 
-class FeedReader(Protocol):
-    """Somebody who looks at a feed."""
-
-    def wanted(self) -> Collection[RunRef]:
-        """The runs that they want to see also where the list has them not."""
-        ...
-
-
 class Feed:
-    """Reads the list for all of its ``viewers``, every ``interval`` seconds. ``read`` and ``get`` ask the host for the
-    newest runs and for one. ``doubts`` says whether an answer may be from before a resume; ``first`` is what the list
+    """Reads the list for its viewers, every ``interval`` seconds. ``read`` and ``get`` ask the host for the newest runs
+    and for one. ``doubts`` says whether an answer may be from before a resume; ``first`` is what the list
     was when it was asked for then, if it was.
     """
 
     def __init__(
         self,
+        organization: str,
         credential: Credential,
         readers: Readers,
         held: Held,
@@ -117,9 +108,11 @@ class Feed:
         interval: float,
         first: tuple[float, Listing[Run]] | None,
     ) -> None:
+        self.organization = organization
         self.credential = credential
         self.readers = readers
-        self.viewers: set[FeedReader] = set()
+        self.wanted: set[Callable[[], Collection[RunRef]]] = set()
+        """Each says which runs a viewer wants to see also where the list has them not."""
         self.asked = -math.inf
         """When (event loop time) the host was asked for the list that is known; never, if it refuses to show it."""
         self.listing: Listing[Run] = NOTHING
@@ -147,6 +140,7 @@ class Feed:
         self._wake = asyncio.Event()
         if first is not None:
             self._take_in(*first)
+        self.following = asyncio.ensure_future(self._follow())
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
@@ -215,7 +209,7 @@ class Feed:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def follow(self) -> None:
+    async def _follow(self) -> None:
         """Read, until cancelled."""
         trace.set(self.readers.trace)
         asker.set(None)  # it is for all of them
@@ -274,7 +268,7 @@ class Feed:
             if seen < known.seen or (not sure and self._doubts(run, seen)):
                 return False
             run = known.run.updated(run if whole else without_nulls(run))
-            if run == known.run:
+            if run is known.run:
                 known.seen = seen
                 return False
         try:
@@ -294,9 +288,7 @@ class Feed:
             if ref is not None and due <= now + TICK:
                 await self._look_at(ref)
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(until, due) - now):
-                    await self._wake.wait()
+            await set_within(min(until, due) - now, self._wake)
         # as if it was read only now: it comes behind the logs, however late all are
         return Need(now, self._interval)
 
@@ -304,7 +296,7 @@ class Feed:
         """Which run that is not in the list to ask for next, and when. Those that are new here are asked for at once,
         the others one in each interval.
         """
-        wanted = {ref for viewer in self.viewers for ref in viewer.wanted()} - self.front.keys()
+        wanted = {ref for refs in self.wanted for ref in refs()} - self.front.keys()
         self._due = {ref: due for ref, due in self._due.items() if ref in wanted}
         self._gone &= wanted
         ref = min(wanted, key=lambda each: self._due.get(each, -math.inf), default=None)

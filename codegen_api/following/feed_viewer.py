@@ -5,19 +5,16 @@ each run of the feed with its latest description, however often they leave and c
 never gets an older description than they have: one who has what was never seen here waits for the next list.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from codegen_api.errors import InvalidCursor, Unavailable, UpstreamFailure
 from codegen_api.following.feed import Described, Feed
-from codegen_api.following.hub import Attendant
-from codegen_api.following.opening import MOMENT
+from codegen_api.following.opening import MOMENT, Attendant
 from codegen_api.following.readers import RECOVERED, Notice
-from codegen_api.following.rights import LIFETIME, TICK, loop_time
+from codegen_api.following.rights import LIFETIME, TICK, loop_time, set_within
 from codegen_api.following.subscriber import Patrol, Quiet
 from codegen_api.runs import Json, Run, RunRef
 from codegen_api.upstreams import Listing
@@ -176,9 +173,7 @@ class FeedViewer:
                 yield Quiet()
             until = min(silent_since + patrol.heartbeat, came + patrol.max_age)
             until = until if listed or now >= came + MOMENT - TICK else min(until, came + MOMENT)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, until - loop_time())):
-                    await self._attendant.poked.wait()
+            await set_within(max(0.0, until - loop_time()), self._attendant.poked)
 
     @property
     def _is_searched(self) -> bool:

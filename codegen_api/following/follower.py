@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack
 
 from codegen_api.brokers import PAGE, Broker, Lead, Looked, LookWanted, Superseded
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
-from codegen_api.following.listening import COALESCED, Listening
 from codegen_api.following.log_reader import LogReader
 from codegen_api.following.log_tail import Replaced, Stale, given_from, may_have_ended, without_nulls
 from codegen_api.following.mirror import Mirror
@@ -34,6 +33,9 @@ BELIEVED = 5.0
 
 COMPARING = 30.0
 """Seconds for which an end waits until what was given is compared with what the host has now."""
+
+COALESCED = 0.05
+"""Seconds for which more is waited for when the host tells of something: it seldom comes alone."""
 
 AGAIN = 3.0
 """Seconds, for each page of it, until what was given is read again: revisions may differ for nothing."""
@@ -66,7 +68,6 @@ class Follower(Mirror):
         self._reader = LogReader(
             upstream, readers, portion, lambda: self.run, fast=cadence.fast, last=right.asked, interval=cadence.fast
         )
-        self._listening = Listening(upstream, self.ref, readers, tail=lambda: self.tail, changed=self.touched)
         self._anew = False  # the end of the log has to be read again for others
         self._again_at = float("-inf")  # not before then what was given is compared again
         self._refreshed: tuple[Cursor, ...] = ()  # of the last look
@@ -75,10 +76,11 @@ class Follower(Mirror):
         fresh = loop_time() - right.asked < BELIEVED
         # a page shows what was before the end as well as the end: it is to be read once more
         self._end_seen = right.asked if right.whole and fresh and right.run.status.ended else None
+        self.following = asyncio.ensure_future(self._follow())
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def follow(self) -> None:
+    async def _follow(self) -> None:
         """Read and publish, until cancelled."""
         trace.set(self.readers.trace)
         beside = {asyncio.ensure_future(self._renew_rights())}
@@ -103,7 +105,7 @@ class Follower(Mirror):
         """Read for as long as the lead is held."""
         self._lead = lead
         self.readers.reading(here=True)
-        listening = asyncio.ensure_future(self._listening.listen())
+        listening = asyncio.ensure_future(self._reader.listen(lambda: self.tail, self.touched))
         try:
             await self._adopt()
             self._adopted = True
@@ -166,10 +168,6 @@ class Follower(Mirror):
         if len(entries) < max(1, min(PAGE, self.tail - number * PAGE)):
             await asyncio.sleep(1.0)  # less than it did: a stale answer, or another log, which will be seen
         return entries
-
-    async def aclose(self) -> None:
-        """Let nobody wait for a page that will not come."""
-        self.readers.close()
 
     async def _adopt(self) -> None:
         """Go on from what an earlier follower left, here or in another instance."""
@@ -374,7 +372,7 @@ class Follower(Mirror):
     async def _rest(self, delay: float | None) -> None:
         """Until it is time to read again, by the pace or because of a call."""
         self._reader.interval = max(delay or 0.0, self._cadence.fast)
-        self._cadence.told = self._listening.active
+        self._cadence.told = self._reader.told
         loop = asyncio.get_running_loop()
         until = math.inf if delay is None else loop.time() + delay
         # a time-out object, which cancels the task, costs ten times as much as this timer
@@ -384,7 +382,7 @@ class Follower(Mirror):
         finally:
             if due is not None:
                 due.cancel()
-        if self._listening.active and loop.time() < until - TICK:
+        if self._reader.told and loop.time() < until - TICK:
             await asyncio.sleep(max(COALESCED, self._looked + self._cadence.fast - loop.time()))
         self._wake.clear()
 

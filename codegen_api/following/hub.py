@@ -12,14 +12,14 @@ from codegen_api.brokers import Broker, News, RunCancelled, RunResumed, RunTouch
 from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRateLimited
 from codegen_api.following.follower import BELIEVED, Follower
 from codegen_api.following.log_tail import opens_at
-from codegen_api.following.opening import Opening, Waiting
+from codegen_api.following.opening import Attendant, Opening, Waiting
 from codegen_api.following.portions import BEYOND, Portions, may_be_too_much
-from codegen_api.following.read_failures import Troubles
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
 from codegen_api.following.resumption import RESUME_DOUBT
-from codegen_api.following.rights import Right, Rights, loop_time
+from codegen_api.following.rights import Right, Rights, loop_time, set_within
 from codegen_api.following.subscriber import Patrol, Subscriber
+from codegen_api.following.troubles import Troubles
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.positions import Position
@@ -27,30 +27,12 @@ from codegen_api.runs import Changed, Cursor, Run, RunRef, RunStatus
 from codegen_api.telemetry import Observer
 from codegen_api.upstreams import Upstream
 
-LINGER = 5.0
-"""Seconds for which a follower outlives its last viewer: long enough for a browser to come back."""
-
-
 IN_LINE = 20.0
 """Seconds for which somebody who gets no answer before it waits in the line."""
 
 
-class Attendant:
-    """Somebody who waits for the next thing to follow. ``leaving``: they are to come back elsewhere."""
-
-    def __init__(self) -> None:
-        self.leaving = asyncio.Event()
-        self.poked = asyncio.Event()
-        """There may be something to tell."""
-
-    def leave(self) -> None:
-        """End the stream soon, politely."""
-        self.leaving.set()
-        self.poked.set()
-
-
 class Hub:
-    """Shares followers among viewers."""
+    """Shares followers among viewers, and keeps them for ``linger`` seconds: long enough for a browser to come back."""
 
     def __init__(
         self,
@@ -59,10 +41,10 @@ class Hub:
         rights: Rights,
         turns: ReadQueue,
         *,
-        cadence: Callable[[], Cadence] = Cadence,
-        linger: float = LINGER,
-        portions: Portions | None = None,
-        observer: Observer | None = None,
+        cadence: Callable[[], Cadence],
+        linger: float,
+        portions: Portions,
+        observer: Observer,
     ) -> None:
         self._upstream = upstream
         self._broker = broker
@@ -74,17 +56,15 @@ class Hub:
         self._troubles = Troubles()
         self._cadence = cadence
         self._linger = linger
-        self._observer = observer or Observer()
-        self._portions = portions or Portions(upstream.page_size, timer=loop_time)
+        self._observer = observer
+        self._portions = portions
         self._openings: dict[tuple[str, RunRef, bool], Opening] = {}
         self._resumes: TTLCache[RunRef, tuple[float, Run | None, Cursor | None]] = TTLCache(
             10_000, RESUME_DOUBT, timer=loop_time
         )
         self._cancels: TTLCache[RunRef, float] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._followers: dict[RunRef, Follower] = {}
-        self._tasks: dict[Follower, asyncio.Task[None]] = {}
-        self._retirements: dict[Follower, asyncio.TimerHandle] = {}
-        self._closing: set[asyncio.Future[Any]] = set()
+        self._closing: set[asyncio.Task[Any]] = set()
         self._viewers: set[Subscriber | Attendant] = set()
         self._empty = asyncio.Event()  # set while there is no viewer
         self._empty.set()
@@ -119,9 +99,7 @@ class Hub:
         self._go(subscriber)
         follower.readers.listeners.discard(subscriber.poke)
         follower.readers.leave(subscriber.credential)
-        if not follower.readers.viewers and follower in self._tasks:
-            loop = asyncio.get_running_loop()
-            self._retirements[follower] = loop.call_later(self._linger, self._retire, follower)
+        follower.readers.unless_joined(self._linger, lambda: self._retire(follower))
 
     @contextmanager
     def room(self, credential: Credential, ref: RunRef) -> Iterator[bool]:
@@ -166,7 +144,7 @@ class Hub:
         with self.attend() as attendant, self._opening(credential, ref, position.cursor, whole=whole) as opening:
             opening.readers.listeners.add(attendant.poked.set)
             line = self._turns.line(credential)
-            async for update in opening.updates(position, patrol, attendant.poked, attendant.leaving, line):
+            async for update in opening.updates(position, patrol, attendant, line):
                 yield update
 
     @contextmanager
@@ -216,9 +194,7 @@ class Hub:
         if ref in self._followers:
             self._followers[ref].touched()
         elif self._broker.shared:
-            telling = asyncio.ensure_future(self._broker.tell(ref, RunTouched()))
-            self._closing.add(telling)
-            telling.add_done_callback(self._closing.discard)
+            self._wait_for(asyncio.create_task(self._broker.tell(ref, RunTouched())))
 
     def _heard(self, ref: RunRef, news: News) -> None:
         """This has happened to the run, here or at another instance."""
@@ -245,18 +221,14 @@ class Hub:
         viewers = list(self._viewers)
         for index, viewer in enumerate(viewers):
             loop.call_later(0.8 * seconds * index / len(viewers), viewer.leave)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._empty.wait()
-        except TimeoutError:
-            pass
+        await set_within(seconds, self._empty)
 
     async def aclose(self) -> None:
         """Stop every follower."""
         self._draining = True
         for opening in self._openings.values():
             opening.proving.cancel()
-        for follower in list(self._tasks):
+        for follower in list(self._followers.values()):
             self._retire(follower)
         while self._closing:
             await asyncio.wait(self._closing)
@@ -280,8 +252,7 @@ class Hub:
                 del self._openings[key]
                 opening.readers.close()
                 opening.proving.cancel()
-                self._closing.add(opening.proving)
-                opening.proving.add_done_callback(self._closing.discard)
+                self._wait_for(opening.proving)
 
     async def _prove(self, credential: Credential, ref: RunRef, cursor: Cursor, *, whole: bool) -> Right:
         """Ask the host for the run, or for the page of its log at which a viewer at that position begins."""
@@ -346,28 +317,19 @@ class Hub:
             if follower.ref in self._cancels:
                 follower.resumption.cancelled(self._cancels[follower.ref])
             self._followers[follower.ref] = follower
-            self._tasks[follower] = asyncio.ensure_future(follower.follow())
-        retirement = self._retirements.pop(follower, None)
-        if retirement is not None:
-            retirement.cancel()
         follower.readers.join(credential, right.confirmed)
         follower.look(loop_time() - BELIEVED)
         return follower
 
     def _retire(self, follower: Follower) -> None:
-        retirement = self._retirements.pop(follower, None)
-        if retirement is not None:
-            retirement.cancel()
         if self._followers.get(follower.ref) is follower:
             del self._followers[follower.ref]
             self._observer.serving(self.viewers, self.runs_followed)
-        task = self._tasks.pop(follower)
-        task.cancel()
-        closing = asyncio.ensure_future(_finish(follower, task))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        follower.readers.close()
+        follower.following.cancel()
+        self._wait_for(follower.following)
 
-
-async def _finish(follower: Follower, task: "asyncio.Task[None]") -> None:
-    await follower.aclose()
-    await asyncio.wait({task})
+    def _wait_for(self, task: asyncio.Task[Any]) -> None:
+        """It is to be over before this is closed."""
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

@@ -1,18 +1,25 @@
-"""Reading one log from the host: in pieces as large as it gives, as one of the viewers, when it is this log's turn."""
+"""Reading one log from the host: in pieces as large as it gives, as one of the viewers, when it is this log's turn.
 
+Where the host can tell that a run has changed, the log is read at once then, and seldom otherwise.
+"""
+
+import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from codegen_api.brokers import PAGE
+from codegen_api.errors import GatewayError
 from codegen_api.following.log_tail import opens_at
 from codegen_api.following.portions import Portion, piece
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import loop_time
 from codegen_api.identity import Credential
-from codegen_api.pace import Need
+from codegen_api.pace import TOLD, Need, Patience
 from codegen_api.positions import SETTLING
 from codegen_api.runs import UNCOUNTED, Cursor, LogEntry, LogPage, Run
-from codegen_api.upstreams import Upstream
+from codegen_api.telemetry import log_fault
+from codegen_api.upstreams import Streams, Upstream
 
 CATCHING_UP = 4.0
 """How much less urgent it is to read an old page again than to look for news."""
@@ -34,6 +41,8 @@ class LogReader:
     fast: float
     last: float
     interval: float
+    told: bool = False
+    """Whether the host would tell now that there is news."""
 
     async def get(self) -> tuple[Run, float]:
         """All of the run, and when the host was asked for it."""
@@ -88,6 +97,34 @@ class LogReader:
                 break
             entries += found.entries
         return entries
+
+    async def listen(self, tail: Callable[[], Cursor], changed: Callable[[], None]) -> None:
+        """Listen for ever, on behalf of a viewer, and call ``changed`` when there may be news behind the ``tail``.
+
+        What is heard is no more than a hint: all else is read as ever, with the credentials of all viewers in turn. A
+        host that cannot be listened to is read as others are; why is told by reading it.
+        """
+        patience = Patience()
+        while isinstance(self.upstream, Streams):
+            credential, began = self.readers.anybody(), loop_time()
+            if credential is not None:
+                try:
+                    async with aclosing(self.upstream.changes(credential, self.known().ref, tail())) as changes:
+                        async for _ in changes:
+                            self.told = True
+                            changed()
+                            if not self.readers.views(credential):
+                                break  # listen on behalf of somebody else
+                except GatewayError:
+                    pass
+                except Exception as error:  # task boundary: the log is still read without it
+                    log_fault("listening to the host", error)
+                if self.told:
+                    self.told = False
+                    changed()  # it may have ended because of what happened
+                if loop_time() - began >= TOLD:
+                    patience.reset()
+            await asyncio.sleep(patience.next())
 
     async def _get(self, credential: Credential) -> tuple[Run, float]:
         sent = loop_time()

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from codegen_api.errors import ShuttingDown
 from codegen_api.following.readers import RECOVERED, Notice, Readers
-from codegen_api.following.rights import TICK, Right, loop_time
+from codegen_api.following.rights import TICK, Right, loop_time, set_within
 from codegen_api.following.subscriber import Leaving, Patrol, Quiet
 from codegen_api.identity import Credential
 from codegen_api.pace import FAST, Need
@@ -22,6 +22,20 @@ MOMENT = 2.0
 
 
 Waiting: TypeAlias = Notice | Quiet | Leaving
+
+
+class Attendant:
+    """Somebody who waits for the next thing to follow. ``leaving``: they are to come back elsewhere."""
+
+    def __init__(self) -> None:
+        self.leaving = asyncio.Event()
+        self.poked = asyncio.Event()
+        """There may be something to tell."""
+
+    def leave(self) -> None:
+        """End the stream soon, politely."""
+        self.leaving.set()
+        self.poked.set()
 
 
 class Opening:
@@ -42,7 +56,7 @@ class Opening:
         self.readers.tell()
 
     async def updates(
-        self, position: Position, patrol: Patrol, poked: asyncio.Event, leaving: asyncio.Event, line: float
+        self, position: Position, patrol: Patrol, attendant: Attendant, line: float
     ) -> AsyncGenerator[Waiting | Right, None]:
         """What to tell somebody who waits, and at last their right. ``line``: how many seconds it may take.
 
@@ -52,7 +66,7 @@ class Opening:
         opened = silent_since = loop_time()
         told: Notice | None = None
         while True:
-            poked.clear()
+            attendant.poked.clear()
             refusal = self.readers.refusal(self._credential)
             if refusal is not None:
                 raise refusal
@@ -61,7 +75,7 @@ class Opening:
             if self.proving.done():
                 break
             now = loop_time()
-            if leaving.is_set() or now >= opened + patrol.max_age - TICK:
+            if attendant.leaving.is_set() or now >= opened + patrol.max_age - TICK:
                 yield Leaving(replace(position, over=False))
                 return
             trouble = self.readers.trouble
@@ -76,11 +90,7 @@ class Opening:
                 yield Quiet()
                 continue
             until = min(opened + MOMENT if news else silent_since + patrol.heartbeat, opened + patrol.max_age)
-            try:
-                async with asyncio.timeout(until - now):
-                    await poked.wait()
-            except TimeoutError:
-                pass
+            await set_within(until - now, attendant.poked)
         if told is not None:
             yield Notice(RECOVERED)
         yield self.proving.result()

@@ -24,6 +24,7 @@ from codegen_api.errors import (
     UpstreamFailure,
     UpstreamTimeout,
 )
+from codegen_api.following.rights import loop_time
 from codegen_api.runs import UNCOUNTED, LogEntry, LogPage, Paging
 from codegen_api.upstreams import Listing
 
@@ -103,7 +104,7 @@ class Portion:
         """How many to ask for of ``limit`` from ``start`` on; 0 when the one there cannot be had."""
         asked = min(limit, self.size)
         if self._missing:
-            now = asyncio.get_running_loop().time()
+            now = loop_time()
             for ahead in range(asked):
                 if now < self._missing.get(start + ahead, now):
                     return ahead
@@ -137,7 +138,7 @@ class Portion:
         """That one cannot be had. What comes behind it may be as small as ever."""
         self._steady = 1
         if self._fixed:
-            self._missing[position] = asyncio.get_running_loop().time() + GIVEN_UP
+            self._missing[position] = loop_time() + GIVEN_UP
             if len(self._missing) > MISSING:
                 self._missing.popitem(last=False)
 
@@ -145,9 +146,9 @@ class Portion:
 class Portions:
     """What is known of how much of a log or list can be had at once."""
 
-    def __init__(self, most: int, *, timer: Callable[[], float]) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._known: TTLCache[Hashable, Portion] = TTLCache(10_000, REMEMBERED, timer=timer)
+        self._known: TTLCache[Hashable, Portion] = TTLCache(10_000, REMEMBERED, timer=loop_time)
 
     def of(self, key: Hashable, *, fixed: bool = False) -> Portion:
         portion = self._known.get(key) or Portion(self._most, fixed=fixed)
@@ -181,22 +182,17 @@ async def piece(
 
 
 async def pieces(
-    read: Callable[[int, int], Awaitable[tuple[F, int]]],
-    start: int,
-    limit: int,
-    portion: Portion,
-    *,
-    at_most: int = AT_MOST,
+    read: Callable[[int, int], Awaitable[tuple[F, int]]], start: int, limit: int, portion: Portion
 ) -> list[F | None]:
-    """What there is of ``limit`` from ``start`` on, in so many pieces at most; None for each that cannot be had.
+    """What there is of ``limit`` from ``start`` on, in ``AT_MOST`` pieces; None for each that cannot be had.
 
     Raises:
         GatewayError: the first of them was not to be had. What came is given without those behind it.
     """
     found: list[F | None] = []
-    position = start
-    until = asyncio.get_running_loop().time() + LONG_ENOUGH
-    while position < start + limit and at_most and (not found or asyncio.get_running_loop().time() < until):
+    position, at_most = start, AT_MOST
+    until = loop_time() + LONG_ENOUGH
+    while position < start + limit and at_most and (not found or loop_time() < until):
         before = portion.size
         try:
             came = await piece(read, position, start + limit - position, portion)
@@ -219,11 +215,9 @@ async def page_of(
     limit: int,
     portion: Portion,
     placeholder: Callable[[], LogEntry],
-    *,
-    at_most: int = AT_MOST,
 ) -> LogPage:
     """A stretch of a log as one page, with a ``placeholder`` for each entry that cannot be had."""
-    found = await pieces(read, start, limit, portion, at_most=at_most)
+    found = await pieces(read, start, limit, portion)
     had = [page for page in found if page is not None]
     last = had[-1] if had else (await read(start + BEYOND, 1))[0]  # nothing but the run is wanted of it
     if found == [last]:

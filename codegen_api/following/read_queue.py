@@ -17,8 +17,8 @@ from typing import Any
 from codegen_api.errors import RateLimited, ShuttingDown
 from codegen_api.following.common_budget import CommonBudgets, Usage
 from codegen_api.following.fair_shares import FairShares
-from codegen_api.following.outage import Outage
 from codegen_api.following.rights import TICK, loop_time
+from codegen_api.following.troubles import Outage
 from codegen_api.identity import Credential, asker
 from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
 from codegen_api.telemetry import Exchange, Observer
@@ -70,7 +70,7 @@ class ReadQueue(Observer):
         if common is not None:
             common.listeners.append(self._common_changed)
 
-    def want(self, need: Need, refused: Callable[[], None]) -> "QueuedRead":
+    def want(self, need: Need, refused: Callable[[], None] = lambda: None) -> "QueuedRead":
         """Want to read; to be closed after use. ``refused`` is called when the host refuses others meanwhile."""
         return QueuedRead(self, need, refused)
 

@@ -8,7 +8,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, closing, suppress
+from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,12 +22,10 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
-from codegen_api.following.outage import EVERY
 from codegen_api.following.portions import may_be_too_much
-from codegen_api.following.read_failures import Troubles
 from codegen_api.following.read_queue import QueuedRead, ReadQueue
-from codegen_api.following.read_trouble import ReadTrouble
-from codegen_api.following.rights import LIFETIME, TICK, Rights, loop_time
+from codegen_api.following.rights import LIFETIME, TICK, Rights, loop_time, set_within
+from codegen_api.following.troubles import EVERY, ReadTrouble, Troubles
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
 from codegen_api.runs import RunRef
@@ -83,6 +81,7 @@ class Readers:
         self._reads = False  # whether the log is read here, so that somebody is shown at each read
         self._oldest = math.inf  # which right is renewed next, by when it was shown
         self._stirred = asyncio.Event()  # another one may be due before it
+        self._retirement: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
@@ -91,6 +90,7 @@ class Readers:
 
     def join(self, credential: Credential, confirmed: float) -> None:
         """Somebody views the run, which the host has shown them then."""
+        self._stay()
         self._refused.pop(credential, None)
         self._shown.setdefault(credential, confirmed)
         self._viewers[credential] += 1
@@ -106,6 +106,16 @@ class Readers:
             self._shown.pop(credential, None)
             self._refused.pop(credential, None)
             self._withdraw(credential)
+
+    def unless_joined(self, seconds: float, retire: Callable[[], None]) -> None:
+        """Call ``retire`` when there was no viewer for so long, and it is not closed by then."""
+        if not (self.viewers or self._closed):
+            self._stay()
+            self._retirement = asyncio.get_running_loop().call_later(seconds, retire)
+
+    def _stay(self) -> None:
+        if self._retirement is not None:
+            self._retirement.cancel()
 
     def anybody(self) -> Credential | None:
         """The credential of somebody who views the run."""
@@ -196,7 +206,7 @@ class Readers:
                     self._refuse(credential, error)
         return None
 
-    async def _bear(self, trouble: "ReadTrouble", error: GatewayError, *, single: bool) -> bool:
+    async def _bear(self, trouble: ReadTrouble, error: GatewayError, *, single: bool) -> bool:
         """Wait until it is worth while to ask again; whether that is because the host has answered somebody.
 
         ``single``: it was asked for one entry, and that may be too much.
@@ -216,7 +226,7 @@ class Readers:
 
     async def _is_back(self) -> bool:
         """Whether the host shows this log at all: asked for where there should be nothing, so that it costs little."""
-        with closing(self._turns.want(Need(loop_time(), EVERY), _nothing)) as turn:
+        with closing(self._turns.want(Need(loop_time(), EVERY))) as turn:
             try:
                 async with asyncio.timeout(EVERY - 1):
                     credential = await self._granted(turn)
@@ -262,9 +272,9 @@ class Readers:
             due = [(each, self._shown[each]) for each in accepted if self._shown[each] <= long_ago]
             if not due:
                 self._oldest = min(self._shown[each] for each in accepted)
-                await self._stirred_within(self._oldest - long_ago + TICK)
+                await set_within(self._oldest - long_ago + TICK, self._stirred)
                 continue
-            with closing(self._turns.want(Need(min(shown for _, shown in due), LIFETIME), _nothing)) as turn:
+            with closing(self._turns.want(Need(min(shown for _, shown in due), LIFETIME))) as turn:
                 turn.offer(*due)
                 try:
                     async with asyncio.timeout(LOOK_ROUND):  # and then see who else is due
@@ -293,11 +303,6 @@ class Readers:
             if credential in self._shown:
                 self._shown[credential] = max(self._shown[credential], confirmed)
 
-    async def _stirred_within(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stirred.wait()
-
     def tell(self) -> None:
         """Wake every viewer: there is something to hear."""
         for listener in list(self.listeners):
@@ -306,6 +311,7 @@ class Readers:
     def close(self) -> None:
         """Let nobody wait for a viewer who will not come."""
         self._closed = True
+        self._stay()
         self._troubles.gone(self._ref)
         for turn in self._wanted:
             turn.give_up()
@@ -357,10 +363,6 @@ class Readers:
         """Have every viewer hear why the log is late, or that it goes on."""
         self.trouble = notice
         self.tell()
-
-
-def _nothing() -> None:
-    return None
 
 
 def _proofs_of(error: GatewayError) -> int:

@@ -8,6 +8,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -64,6 +65,13 @@ def _size(right: Right) -> int:
 def loop_time() -> float:
     """Seconds by the running event loop: real, or virtual in a simulation."""
     return asyncio.get_running_loop().time()
+
+
+async def set_within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for the event, but no longer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 class CommonRights(Protocol):

@@ -18,10 +18,10 @@ from codegen_api.errors import (
     UpstreamTimeout,
 )
 from codegen_api.following import Ended, Patrol, Position
-from codegen_api.following.read_failures import Troubles
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Rights
+from codegen_api.following.troubles import Troubles
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.pace import Need

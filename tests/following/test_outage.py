@@ -15,7 +15,7 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.following import Patrol
-from codegen_api.following.outage import Outage
+from codegen_api.following.troubles import Outage
 from tests.fakehost import FakeHost, caller, in_front_of, opened
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer, watched

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from codegen_api.errors import UpstreamError, UpstreamRateLimited, UpstreamUnreachable
-from codegen_api.following.read_failures import SELDOM, Troubles
+from codegen_api.following.troubles import SELDOM, Troubles
 from codegen_api.runs import RunRef
 from tests.fakehost import opened
 from tests.following.viewing import watched
