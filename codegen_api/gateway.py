@@ -6,8 +6,8 @@ a stream has to know about a resume. A run is only ever reached through ``_admit
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from codegen_api.accounts import Accounts
@@ -69,6 +69,12 @@ class Gateway:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._upstream = upstream
+        self.upstream_name = upstream.name
+        self.page_size = upstream.page_size
+        """The maximum number of log entries per read."""
+        self.keyed = upstream.keyed if isinstance(upstream, TakesKeys) else frozenset()
+        """Which orders (``create``, ``resume``) may be sent again with the same key."""
+        self.can_cancel = isinstance(upstream, Cancels)
         self._broker = broker
         self._ownership = ownership or Ownership()
         self._stream_limits = StreamLimits(max_streams, max_streams_each, open_streams)
@@ -98,28 +104,9 @@ class Gateway:
         self._log_reads: Singleflight[tuple[int, str, RunRef, Cursor, int, bool], LogPage] = Singleflight()
 
     @property
-    def upstream_name(self) -> str:
-        return self._upstream.name
-
-    @property
     def observation(self) -> Observation | None:
         """How the host last responded."""
         return self._upstream.observation
-
-    @property
-    def page_size(self) -> int:
-        """The maximum number of log entries per read."""
-        return self._upstream.page_size
-
-    @property
-    def keyed(self) -> frozenset[str]:
-        """Which orders (``create``, ``resume``) may be sent again with the same key."""
-        return self._upstream.keyed if isinstance(self._upstream, TakesKeys) else frozenset()
-
-    @property
-    def can_cancel(self) -> bool:
-        """Whether the host can stop a run."""
-        return isinstance(self._upstream, Cancels)
 
     def step(self, entry: LogEntry) -> Step:
         """The meaning of a log entry."""
@@ -137,11 +124,10 @@ class Gateway:
         """
         require_few_bytes(new.metadata)
         asked = loop_time()
-        with on_behalf_of(caller, of_a_run=False), self._writing():
-            await self._take(caller.credential, order=True)
-            run = await self._upstream.create_run(
-                caller.credential, organization, replace(new, marks={**new.marks, **self._ownership.marks(caller)})
-            )
+        new = replace(new, marks={**new.marks, **self._ownership.marks(caller)})
+        with on_behalf_of(caller, of_a_run=False):
+            async with self._order(caller):
+                run = await self._upstream.create_run(caller.credential, organization, new)
         self._ownership.created(caller, run)
         self._rights.grant(caller.credential, run, asked)  # its creator will view it next
         self.feeds.created(caller, organization, run, asked)
@@ -191,8 +177,7 @@ class Gateway:
                     raise RunFinal
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Bans):
                     await self._upstream.uncancel_run(caller.credential, ref)
-            with self._writing(ref):
-                await self._take(caller.credential, order=True)
+            async with self._order(caller, ref):
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images, key=key)
         await self._hub.resumed(run.ref, run, length)
         return run
@@ -216,8 +201,7 @@ class Gateway:
             with preceding_write():
                 if certain and (await self._reads.run(caller.credential, ref)).status in _FINISHED:
                     raise RunEnded
-            with self._writing(ref):
-                await self._take(caller.credential, order=True)
+            async with self._order(caller, ref):
                 await cancels.cancel_run(caller.credential, ref)
                 await self._hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
@@ -234,9 +218,9 @@ class Gateway:
         ref = await self._admit(caller, organization, run_id, WRITE)
         if not isinstance(self._upstream, Bans):
             raise Unsupported("The host cannot lift a stop; resume the run to go on with it.")
-        with on_behalf_of(caller), self._writing(ref):
-            await self._take(caller.credential, order=True)
-            await self._upstream.uncancel_run(caller.credential, ref)
+        with on_behalf_of(caller):
+            async with self._order(caller, ref):
+                await self._upstream.uncancel_run(caller.credential, ref)
 
     async def pending(self, caller: Caller, organization: str, run_id: str) -> tuple[PendingRequest, ...]:
         """What a waiting run waits for, oldest first.
@@ -260,8 +244,7 @@ class Gateway:
         ref = await self._admit(caller, organization, run_id, WRITE)
         approves = self._approves()
         with on_behalf_of(caller):
-            with self._writing(ref):
-                await self._take(caller.credential, order=True)
+            async with self._order(caller, ref):
                 await approves.decide(caller.credential, ref, request_id, decision)
             return await self._reads.run(caller.credential, ref)
 
@@ -352,12 +335,13 @@ class Gateway:
         await self._broker.aclose()
         await self._upstream.aclose()
 
-    @contextmanager
-    def _writing(self, ref: RunRef | None = None) -> Iterator[None]:
-        """Invalidate shared reads after a write, whatever its outcome: a read that began before it must not answer a
-        request that came after it. A follower of the run reads again.
+    @asynccontextmanager
+    async def _order(self, caller: Caller, ref: RunRef | None = None) -> AsyncIterator[None]:
+        """Wait for the host's limit, and invalidate shared reads after the write, whatever its outcome: a read that
+        began before it must not answer a request that came after it. A follower of the run reads again.
         """
         try:
+            await self._take(caller.credential, order=True)
             yield
         finally:
             self._writes += 1

@@ -1,6 +1,7 @@
 """The hub: one follower per run, shared by all its viewers, kept a little longer than the last of them."""
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -59,10 +60,8 @@ class Hub:
         self._observer = observer
         self._portions = portions
         self._openings: dict[tuple[str, RunRef, bool], Opening] = {}
-        self._resumes: TTLCache[RunRef, tuple[float, Run | None, Cursor | None]] = TTLCache(
-            10_000, RESUME_DOUBT, timer=loop_time
-        )
-        self._cancels: TTLCache[RunRef, float] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
+        self._resumes: TTLCache[RunRef, RunResumed] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
+        self._cancels: TTLCache[RunRef, RunCancelled] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._followers: dict[RunRef, Follower] = {}
         self._closing: set[asyncio.Task[Any]] = set()
         self._viewers: set[Subscriber | Attendant] = set()
@@ -180,8 +179,8 @@ class Hub:
         resumed = self._resumes.get(run.ref)
         if resumed is None or not self._upstream.lags or not run.status.ended:
             return False
-        cancelled = self._cancels.get(run.ref, float("-inf"))
-        return not (run.status is RunStatus.CANCELLED and asked >= cancelled > resumed[0])
+        cancelled = self._cancels.get(run.ref, RunCancelled(-math.inf)).at
+        return not (run.status is RunStatus.CANCELLED and asked >= cancelled > resumed.at)
 
     async def cancelled(self, ref: RunRef) -> None:
         """The host has just answered a cancel of this run."""
@@ -200,16 +199,12 @@ class Hub:
         """This has happened to the run, here or at another instance."""
         follower = self._followers.get(ref)
         if isinstance(news, RunResumed):
-            self._resumes[ref] = (news.at, news.run, news.length)
+            self._resumes[ref] = news
             if news.run is not None:
                 self.described(news.run, news.at)
-            if follower is not None:
-                follower.resumed(*self._resumes[ref])
         elif isinstance(news, RunCancelled):
-            self._cancels[ref] = news.at
-            if follower is not None:
-                follower.resumption.cancelled(news.at)
-        elif follower is not None:
+            self._cancels[ref] = news
+        if follower is not None:
             follower.heard(news)
             if isinstance(news, Changed):
                 self.described(news.run, news.seen)
@@ -243,7 +238,7 @@ class Hub:
                 self._readers(ref), credential, lambda shown: self._prove(shown, ref, cursor, whole=whole)
             )
         else:
-            opening.readers.join(credential, float("-inf"))
+            opening.readers.join(credential, -math.inf)
         try:
             yield opening
         finally:
@@ -312,10 +307,9 @@ class Hub:
                 described=lambda changed: self.described(changed.run, changed.seen),
                 runs=lambda: self.runs_followed,
             )
-            if follower.ref in self._resumes:
-                follower.resumed(*self._resumes[follower.ref])
-            if follower.ref in self._cancels:
-                follower.resumption.cancelled(self._cancels[follower.ref])
+            for news in (self._resumes.get(follower.ref), self._cancels.get(follower.ref)):
+                if news is not None:
+                    follower.heard(news)
             self._followers[follower.ref] = follower
         follower.readers.join(credential, right.confirmed)
         follower.look(loop_time() - BELIEVED)

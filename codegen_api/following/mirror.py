@@ -9,13 +9,13 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from codegen_api.brokers import Broker, Lead, Looked, LookWanted, NewLog, News, RunTouched
+from codegen_api.brokers import Broker, Lead, Looked, LookWanted, NewLog, News, RunCancelled, RunResumed, RunTouched
 from codegen_api.errors import GatewayError
 from codegen_api.following.log_tail import Known
 from codegen_api.following.readers import RECOVERED, Notice, Readers
 from codegen_api.following.resumption import Resumption
 from codegen_api.following.rights import Right, loop_time
-from codegen_api.runs import Changed, Cursor, LogPage, Run, RunRef
+from codegen_api.runs import Changed, Cursor, LogPage, RunRef
 
 T = TypeVar("T")
 
@@ -94,15 +94,14 @@ class Mirror:
         """Read now: the run may have changed."""
         self._wake.set()
 
-    def resumed(self, at: float, run: Run | None, length: Cursor | None = None) -> None:
-        """The host answered a resume at ``at``: what it said of the status before that says nothing any more. The log
-        is known to have been of this ``length`` then, or longer.
-        """
+    def _resumed(self, news: RunResumed) -> None:
+        """What the host said of the status before that says nothing any more."""
         # what was seen here may be from before somebody else's resume
-        self.resumption.resumed(at, max(self.tail, length or 0) if self.caught_up else length)
+        length = max(self.tail, news.length or 0) if self.caught_up else news.length
+        self.resumption.resumed(news.at, length)
         self._end_seen = self._settled = self._compared = None
-        if run is not None and not run.status.ended and at > self._asked:
-            self.run, self.described = self.run.updated(run), at
+        if news.run is not None and not news.run.status.ended and news.at > self._asked:
+            self.run, self.described = self.run.updated(news.run), news.at
         if self._lead is not None or not self._adopted:
             self._wake.set()  # who leads elsewhere has heard of it, too
 
@@ -154,11 +153,34 @@ class Mirror:
     # -- what is told -------------------------------------------------------------------------------------------------
 
     def heard(self, news: News) -> None:
-        """Another instance has published or told this."""
-        if self._lead is not None and self._lead.held:
-            self._heard_as_leader(news)
-            return
-        match news:  # also while the lead was lost in the midst of a look, which then comes to nothing
+        """This has happened to the run, or another instance has published or told it."""
+        leads = self._lead is not None and self._lead.held
+        match news:
+            case RunResumed():
+                self._resumed(news)
+            case RunCancelled():
+                self.resumption.cancelled(news.at)
+            case RunTouched():
+                if self._lead is not None:
+                    self._wake.set()  # also if it is lost: that is to be seen
+            case LookWanted():
+                self._note_given(news.given)
+                if leads:
+                    self._heard_of_wish(news)
+            case _ if not leads:  # also while the lead was lost in the midst of a look, which then comes to nothing
+                self._heard_of_log(news)
+                self._advance()
+
+    def _heard_of_wish(self, wanted: LookWanted) -> None:
+        for cursor in wanted.refreshed:
+            self._strange.setdefault(cursor, _Wish(wanted.since, asyncio.get_running_loop().create_future()))
+        if wanted.refreshed or self._looked < wanted.since:
+            self._wake.set()
+        else:
+            self._to_tell.set()  # it seems to have been lost on the way
+
+    def _heard_of_log(self, news: LogPage | Changed | Looked | NewLog) -> None:
+        match news:
             case LogPage():
                 if not self._located or news.after > self.tail:
                     self._known.begin(news.after)
@@ -169,29 +191,8 @@ class Mirror:
                 self._settled, self._end_seen = news.length, None
             case Looked():
                 self._heard_of_look(news)
-            case NewLog():
-                self._start_anew()
-            case LookWanted():
-                self._note_given(news.given)
-                return
-            case RunTouched() if self._lead is not None:
-                self._wake.set()  # it rests, and is to see that the lead is lost
-                return
             case _:
-                return
-        self._advance()
-
-    def _heard_as_leader(self, news: News) -> None:
-        if isinstance(news, RunTouched):
-            self._wake.set()
-        elif isinstance(news, LookWanted):
-            self._note_given(news.given)
-            for cursor in news.refreshed:
-                self._strange.setdefault(cursor, _Wish(news.since, asyncio.get_running_loop().create_future()))
-            if news.refreshed or self._looked < news.since:
-                self._wake.set()
-            else:
-                self._to_tell.set()  # it seems to have been lost on the way
+                self._start_anew()
 
     def _heard_of_look(self, look: Looked) -> None:
         self._looked = self._confirmed = look.at
