@@ -3,11 +3,12 @@ of it each of them may see.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 
-from codegen_api.following import FeedPosition, FeedUpdate, ReadQueue, loop_time
-from codegen_api.following.feed import Feed, held_descriptions
+from codegen_api.following import Attendant, FeedPosition, FeedUpdate, ReadQueue, loop_time
+from codegen_api.following.feed import Feed, Held, held_descriptions
 from codegen_api.following.feed_viewer import Choice, FeedViewer
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Rights
@@ -15,7 +16,6 @@ from codegen_api.following.troubles import Troubles
 from codegen_api.host_reads import Reads
 from codegen_api.identity import ALL, READ, Caller, Credential
 from codegen_api.ownership import on_behalf_of
-from codegen_api.pace import Cadence
 from codegen_api.run_lists import RunLists
 from codegen_api.runs import Run, RunRef
 from codegen_api.singleflight import Singleflight
@@ -33,38 +33,30 @@ ANYTHING = RunFilter()
 _Key = tuple[str, str]
 
 
+@dataclass(eq=False, slots=True)
 class Feeds:
-    """Brings callers to feeds. A list is read as often as the log that is read least often, and for ``linger`` seconds
-    on behalf of viewers who may come back.
+    """Brings callers to feeds. A list is read ``every`` so many seconds, and for ``linger`` seconds more when
+    its last viewer has left.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        reads: Reads,
-        lists: RunLists,
-        rights: Rights,
-        turns: ReadQueue,
-        viewing: Viewing,
-        cadence: Callable[[], Cadence],
-        linger: float,
-    ) -> None:
-        self._upstream = upstream
-        self._reads = reads
-        self._lists = lists
-        self._rights = rights
-        self._turns = turns
-        self._viewing = viewing
-        self._ownership = viewing.ownership
-        self._every = cadence().slowest
-        self._linger = linger
-        self._held = held_descriptions()
+    upstream: Upstream
+    reads: Reads
+    lists: RunLists
+    rights: Rights
+    turns: ReadQueue
+    viewing: Viewing
+    every: float
+    linger: float
+    _held: Held = field(default_factory=held_descriptions)
+    _troubles: Troubles = field(init=False)
+    _feeds: dict[str, dict[str, Feed]] = field(default_factory=dict)  # by organization, and the credential's digest
+    _firsts: Singleflight[_Key, None] = field(default_factory=Singleflight)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
         self._troubles = Troubles(name=lambda ref: f"the list of runs in organization {ref.organization}")
-        self._feeds: dict[str, dict[str, Feed]] = {}  # by organization, and the digest of the credential
-        self._firsts: Singleflight[_Key, None] = Singleflight()
-        self._closing: set[asyncio.Task[None]] = set()
-        reads.described = lambda run, asked: self._heard(run, asked, whole=True)
-        viewing.hub.described = lambda run, asked: self._heard(run, asked, whole=False)
+        self.reads.described = lambda run, asked: self._heard(run, asked, whole=True)
+        self.viewing.hub.described = lambda run, asked: self._heard(run, asked, whole=False)
 
     async def check(self, caller: Caller, organization: str) -> None:
         """
@@ -72,7 +64,7 @@ class Feeds:
             GatewayError: the host does not show its list to this caller.
         """
         with on_behalf_of(caller, of_a_run=False):
-            await self._reads.runs(caller.credential, organization, 0, 1, ANYTHING)
+            await self.reads.runs(caller.credential, organization, 0, 1, ANYTHING)
 
     def named(self, organization: str, ids: Sequence[str]) -> tuple[RunRef, ...]:
         """The runs with these ids.
@@ -80,7 +72,7 @@ class Feeds:
         Raises:
             Rejected: one of them cannot be one.
         """
-        return tuple(RunRef(organization, self._upstream.run_id(each)) for each in ids)
+        return tuple(RunRef(organization, self.upstream.run_id(each)) for each in ids)
 
     async def updates(
         self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int, position: FeedPosition
@@ -104,7 +96,6 @@ class Feeds:
             feed.created(run, asked)
 
     async def aclose(self) -> None:
-        """Stop every reader."""
         await self._firsts.aclose()
         for feed in [feed for feeds in self._feeds.values() for feed in feeds.values()]:
             self._retire(feed)
@@ -114,12 +105,12 @@ class Feeds:
     async def _updates(
         self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int, position: FeedPosition
     ) -> AsyncGenerator[FeedUpdate, None]:
-        came, patrol = loop_time(), self._viewing.patrol(caller)
+        came, patrol = loop_time(), self.viewing.patrol(caller)
         async with AsyncExitStack() as stack:
             stack.enter_context(on_behalf_of(caller, of_a_run=False))
-            await stack.enter_async_context(self._viewing.limits.take(caller.principal))
-            attendant = stack.enter_context(self._viewing.hub.attend())
-            feed = await stack.enter_async_context(self._joined(caller.credential, organization))
+            await stack.enter_async_context(self.viewing.limits.take(caller.principal))
+            attendant = stack.enter_context(self.viewing.hub.attend())
+            feed = await stack.enter_async_context(self._joined(caller.credential, organization, attendant))
             viewer = FeedViewer(
                 feed,
                 self._choice(caller, organization, named, limit),
@@ -127,12 +118,10 @@ class Feeds:
                 patrol,
                 attendant,
                 came=came,
-                line=self._turns.line(caller.credential),
+                line=self.turns.line(caller.credential),
             )
             feed.wanted.add(viewer.wanted)
             stack.callback(feed.wanted.discard, viewer.wanted)
-            feed.readers.listeners.add(attendant.poked.set)
-            stack.callback(feed.readers.listeners.discard, attendant.poked.set)
             feed.wake()
             updates = await stack.enter_async_context(aclosing(viewer.updates()))
             async for update in updates:
@@ -142,36 +131,36 @@ class Feeds:
         if not caller.shared:
             return Choice(named, limit, lambda _: True, None)
         everybodys = READ + ALL in caller.scopes
-        marks = self._ownership.marks_of(caller)
+        marks = self.viewing.ownership.marks_of(caller)
 
         def visible(run: Run) -> bool:
             # the mark alone is no proof, but tells most of others' runs apart at no cost
-            mark = self._ownership.owner_of(run)
-            return (everybodys or mark in marks) and self._ownership.may_list(caller, run)
+            mark = self.viewing.ownership.owner_of(run)
+            return (everybodys or mark in marks) and self.viewing.ownership.may_list(caller, run)
 
         async def search(front: Listing[Run]) -> tuple[Sequence[Run], bool]:
-            found = await self._lists.list(caller, organization, 0, limit, ANYTHING, None, writes=-1, front=front)
+            found = await self.lists.list(caller, organization, 0, limit, ANYTHING, None, front)
             return found.listing.items, found.next_skip is not None
 
         return Choice(named, limit, visible, None if everybodys else search)
 
     @asynccontextmanager
-    async def _joined(self, credential: Credential, organization: str) -> AsyncIterator[Feed]:
+    async def _joined(self, credential: Credential, organization: str, attendant: Attendant) -> AsyncIterator[Feed]:
         """The feed, read for as long as the context lasts, and a little longer."""
         feed = self._of(credential, organization)
         if feed is None:
             # somebody waits for the answer, and for what it is if it is a refusal; without room for it, in the line
             key = (credential.digest, organization)
-            with self._turns.room(credential) as room:
+            with self.turns.room(credential) as room:
                 if room or key in self._firsts:
                     await self._firsts.share(key, lambda: self._begin(credential, organization))
             feed = self._of(credential, organization) or self._start(credential, organization, None)
-        feed.readers.join(credential, feed.asked)
+        feed.readers.join(credential, feed.asked, attendant.poked.set)
         try:
             yield feed
         finally:
-            feed.readers.leave(credential)
-            feed.readers.unless_joined(self._linger, lambda: self._retire(feed))
+            feed.readers.leave(credential, attendant.poked.set)
+            feed.readers.unless_joined(self.linger, lambda: self._retire(feed))
 
     def _of(self, credential: Credential, organization: str) -> Feed | None:
         feed = self._feeds.get(organization, {}).get(credential.digest)
@@ -182,18 +171,18 @@ class Feeds:
 
     def _start(self, credential: Credential, organization: str, first: tuple[float, Listing[Run]] | None) -> Feed:
         async def glance(credential: Credential) -> None:
-            await self._upstream.list_runs(credential, organization, 0, 1, ANYTHING)
+            await self.upstream.list_runs(credential, organization, 0, 1, ANYTHING)
 
         feed = Feed(
             organization,
             credential,
-            Readers(RunRef(organization, credential.digest), self._rights, self._turns, self._troubles, glance),
+            Readers(RunRef(organization, credential.digest), self.rights, self.turns, self._troubles, glance),
             self._held,
-            read=lambda credential: self._read(credential, organization),
-            get=self._upstream.get_run,
-            doubts=self._viewing.hub.doubts,
-            interval=self._every,
-            first=first,
+            lambda credential: self._read(credential, organization),
+            self.upstream.get_run,
+            self.viewing.hub.doubts,
+            self.every,
+            first,
         )
         self._feeds.setdefault(organization, {})[credential.digest] = feed
         return feed
@@ -204,10 +193,10 @@ class Feeds:
         """
         asked = loop_time()
         feed = self._start(credential, organization, (asked, await self._read(credential, organization)))
-        feed.readers.unless_joined(max(self._linger, JOINING), lambda: self._retire(feed))
+        feed.readers.unless_joined(max(self.linger, JOINING), lambda: self._retire(feed))
 
     async def _read(self, credential: Credential, organization: str) -> Listing[Run]:
-        return await self._reads.runs(credential, organization, 0, FRONT, ANYTHING)
+        return await self.reads.runs(credential, organization, 0, FRONT, ANYTHING)
 
     def _retire(self, feed: Feed) -> None:
         feeds = self._feeds.get(feed.organization, {})

@@ -14,7 +14,7 @@ from codegen_api.accounts import Accounts
 from codegen_api.brokers import Broker
 from codegen_api.errors import RunEnded, RunFinal, Unsupported
 from codegen_api.feeds import Feeds
-from codegen_api.following import Attendant, Patrol, Position, ReadQueue, Right, loop_time
+from codegen_api.following import Attendant, Patrol, Position, ReadQueue, loop_time
 from codegen_api.following.hub import Hub
 from codegen_api.following.portions import Portions
 from codegen_api.following.rights import CommonRights, Rights
@@ -24,7 +24,6 @@ from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
 from codegen_api.run_lists import FoundRuns, RunLists
 from codegen_api.runs import Cursor, LogEntry, LogPage, Run, RunRef, RunStatus, Step
-from codegen_api.singleflight import Singleflight
 from codegen_api.telemetry import Observation, Observer, Observers
 from codegen_api.upstreams import (
     Approves,
@@ -87,21 +86,10 @@ class Gateway:
         self.accounts = Accounts(upstream, self._reads, organization)
         self._lists = RunLists(self._reads, self._ownership, upstream.page_size)
         self._rights = Rights(self._reads.run, common_rights)
-        self._hub = Hub(
-            upstream,
-            broker,
-            self._rights,
-            turns,
-            cadence=cadence,
-            linger=linger,
-            portions=portions,
-            observer=observer,
-        )
+        self._hub = Hub(upstream, broker, self._rights, turns, cadence, linger, portions, observer)
         self._viewing = Viewing(self._hub, self._ownership, self._stream_limits, patrol, observer, clock)
-        self.feeds = Feeds(upstream, self._reads, self._lists, self._rights, turns, self._viewing, cadence, linger)
-        self._writes = 0
-        self._gets: Singleflight[tuple[int, str, RunRef], Right] = Singleflight()
-        self._log_reads: Singleflight[tuple[int, str, RunRef, Cursor, int, bool], LogPage] = Singleflight()
+        every = cadence().slowest  # as the log that is read least often
+        self.feeds = Feeds(upstream, self._reads, self._lists, self._rights, turns, self._viewing, every, linger)
 
     @property
     def observation(self) -> Observation | None:
@@ -134,11 +122,11 @@ class Gateway:
         return run
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
-        asked, writes, credential = loop_time(), self._writes, caller.credential
+        asked, credential = loop_time(), caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
         with on_behalf_of(caller):
-            right = await self._gets.share(
-                (writes, credential.digest, ref), lambda: self._rights.ask(credential, ref, since=asked)
+            right = await self._reads.share(
+                ("get", credential.digest, ref), lambda: self._rights.ask(credential, ref, since=asked)
             )
         return right.run
 
@@ -151,7 +139,7 @@ class Gateway:
         caller who filters by their own user number means their own runs: the host knows no such user.
         """
         with on_behalf_of(caller):
-            return await self._lists.list(caller, organization, skip, limit, only, status, writes=self._writes)
+            return await self._lists.list(caller, organization, skip, limit, only, status)
 
     async def resume(
         self,
@@ -195,14 +183,15 @@ class Gateway:
             Unsupported: this host cannot stop runs.
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
-        cancels = self._cancels()
+        if not isinstance(self._upstream, Cancels):
+            raise Unsupported("The host cannot stop a run.")
         certain = not (anyway or self._hub.resumed_lately(ref))
         with on_behalf_of(caller):
             with preceding_write():
                 if certain and (await self._reads.run(caller.credential, ref)).status in _FINISHED:
                     raise RunEnded
             async with self._order(caller, ref):
-                await cancels.cancel_run(caller.credential, ref)
+                await self._upstream.cancel_run(caller.credential, ref)
                 await self._hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
         if certain and run.status in _FINISHED:
@@ -251,11 +240,10 @@ class Gateway:
     async def read_log(
         self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
     ) -> LogPage:
-        writes, credential = self._writes, caller.credential
-        ref = await self._admit(caller, organization, run_id, READ)
+        ref, credential = await self._admit(caller, organization, run_id, READ), caller.credential
         with on_behalf_of(caller):
-            return await self._log_reads.share(
-                (writes, credential.digest, ref, after, limit, newest_first),
+            return await self._reads.share(
+                ("log", credential.digest, ref, after, limit, newest_first),
                 lambda: self._reads.log(credential, ref, after, limit, newest_first=newest_first),
             )
 
@@ -293,7 +281,6 @@ class Gateway:
         return stream if await stream.begin(position, held) else None
 
     def patrol(self, caller: Caller) -> Patrol:
-        """Maximum age and heartbeat interval for a stream of this caller."""
         return self._viewing.patrol(caller)
 
     @asynccontextmanager
@@ -325,12 +312,9 @@ class Gateway:
         await self._hub.drain(seconds)
 
     async def aclose(self) -> None:
-        """Cancel everything that runs and close every connection."""
         await self.feeds.aclose()
         await self._hub.aclose()
-        await self._gets.aclose()
-        await self._log_reads.aclose()
-        await self._lists.aclose()
+        await self._reads.aclose()
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
@@ -344,7 +328,7 @@ class Gateway:
             await self._take(caller.credential, order=True)
             yield
         finally:
-            self._writes += 1
+            self._reads.written()
             if ref is not None:
                 self._hub.touched(ref)
 
@@ -363,9 +347,4 @@ class Gateway:
     def _approves(self) -> Approves:
         if not isinstance(self._upstream, Approves):
             raise Unsupported("The host does not say what a run waits for.")
-        return self._upstream
-
-    def _cancels(self) -> Cancels:
-        if not isinstance(self._upstream, Cancels):
-            raise Unsupported("The host cannot stop a run.")
         return self._upstream

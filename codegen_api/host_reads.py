@@ -1,32 +1,36 @@
 """Reads from the host for a waiting caller: in smaller pieces where it returns less, and with a few retries."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamFailure, UpstreamUnreachable
 from codegen_api.following import loop_time
 from codegen_api.following.portions import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, Run, RunRef
+from codegen_api.singleflight import Singleflight
 from codegen_api.upstreams import Listing, RunFilter, Upstream
 
 T = TypeVar("T")
 
 
+@dataclass(eq=False, slots=True)
 class Reads:
     """Reads from one host. ``portions`` knows how much it returns at once; ``take`` waits for its rate limit."""
 
-    def __init__(self, upstream: Upstream, portions: Portions, take: Callable[[Credential], Awaitable[None]]) -> None:
-        self._upstream = upstream
-        self._portions = portions
-        self._take = take
-        self.described: Callable[[Run, float], None] = lambda *_: None
-        """Called with each run that was asked for, and when that was (event loop time)."""
+    upstream: Upstream
+    portions: Portions
+    take: Callable[[Credential], Awaitable[None]]
+    described: Callable[[Run, float], None] = lambda *_: None
+    """Called with each run that was asked for, and when that was (event loop time)."""
+    _writes: int = 0
+    _flights: Singleflight[tuple[int, Hashable], object] = field(default_factory=Singleflight)
 
     async def run(self, credential: Credential, ref: RunRef) -> Run:
         asked = loop_time()
-        run = await self.one(credential, lambda: self._upstream.get_run(credential, ref))
+        run = await self.one(credential, lambda: self.upstream.get_run(credential, ref))
         self.described(run, asked)
         return run
 
@@ -34,7 +38,7 @@ class Reads:
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
         def read(start: int, amount: int) -> Awaitable[Listing[Run]]:
-            return self._upstream.list_runs(credential, organization, start, amount, only)
+            return self.upstream.list_runs(credential, organization, start, amount, only)
 
         return await self.listing(credential, ("runs", organization), read, skip, limit)
 
@@ -44,14 +48,14 @@ class Reads:
         def read(start: int, amount: int, tries: int) -> Awaitable[LogPage]:
             return self.one(
                 credential,
-                lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
+                lambda: self.upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
                 in_pieces=tries,
             )
 
         # counted from the end, the same offset is another entry as soon as the log grows
-        portion = self._portions.of((ref, newest_first), fixed=not newest_first)
-        portion.size = min(portion.size, self._portions.of((ref, not newest_first), fixed=newest_first).size)
-        return await page_of(proven(read), after, limit, portion, lambda: self._upstream.placeholder(ref))
+        portion = self.portions.of((ref, newest_first), fixed=not newest_first)
+        portion.size = min(portion.size, self.portions.of((ref, not newest_first), fixed=newest_first).size)
+        return await page_of(proven(read), after, limit, portion, lambda: self.upstream.placeholder(ref))
 
     async def listing(
         self,
@@ -66,13 +70,24 @@ class Reads:
         def reading(start: int, amount: int, tries: int) -> Awaitable[Listing[T]]:
             return self.one(credential, lambda: read(start, amount), in_pieces=tries)
 
-        return await listing_of(proven(reading), skip, limit, self._portions.of(key))
+        return await listing_of(proven(reading), skip, limit, self.portions.of(key))
+
+    async def share(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
+        """The answer to ``read``, once for all who ask for the same (``key``) at the same time."""
+        return cast("T", await self._flights.share((self._writes, key), read))
+
+    def written(self) -> None:
+        """The host may have been changed: what was begun before answers nobody who comes now."""
+        self._writes += 1
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
 
     async def one(self, credential: Credential, read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
         """The answer to ``read``, as ``with_retries``, within the host's rate limit."""
 
         async def when_permitted() -> T:
-            await self._take(credential)
+            await self.take(credential)
             return await read()
 
         return await with_retries(when_permitted, in_pieces=in_pieces)

@@ -45,10 +45,6 @@ class Credential:
         return cls(token, hmac.digest(key, token.encode(), "sha256").hex())
 
 
-def _never_revoked() -> None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The user behind a request, the credential for the host, and what they may do.
@@ -66,7 +62,7 @@ class Caller:
     shared: bool = False
     organization: str | None = None
     expires: float | None = None
-    confirm: Callable[[], None] = field(default=_never_revoked, repr=False, compare=False)
+    confirm: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def may(self, scope: str) -> bool:
         """Whether they have this scope, at least for what is their own."""

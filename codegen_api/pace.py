@@ -1,7 +1,6 @@
-"""When to read next: how often a log is worth reading, and what the host's rate limit leaves for that. No I/O, no
-clock.
+"""When to read next: how often a log is worth reading, and what the host's rate limit leaves for that.
 
-Times are in seconds; ``now`` may come from any clock, as long as it is always the same one.
+No I/O, no clock: times are in seconds, and ``now`` may come from any clock, as long as it is always the same one.
 """
 
 import math
@@ -93,27 +92,24 @@ class Cadence:
         return self._delay
 
 
+@dataclass(kw_only=True, slots=True)
 class Patience:
     """Exponential backoff, with jitter so that clients do not come back together."""
 
-    def __init__(
-        self, *, first: float = 1.0, longest: float = 30.0, chance: Callable[[], float] = random.random
-    ) -> None:
-        self._first = first
-        self._longest = longest
-        self._chance = chance  # in [0, 1); spreads load only, so it need not be secure
-        self._failures = 0
+    first: float = 1.0
+    longest: float = 30.0
+    chance: Callable[[], float] = random.random  # in [0, 1); spreads load only, so it need not be secure
+    _failures: int = 0
 
     def next(self, retry_after: float | None = None) -> float:
         """Seconds to wait after another failure: at least ``retry_after``, which is not doubled."""
-        delay = min(self._first * 2.0**self._failures, self._longest)
+        delay = min(self.first * 2.0**self._failures, self.longest)
         self._failures = min(self._failures + 1, 16)
         if retry_after is not None:
             delay = max(retry_after, MIN_WAIT)
-        return delay * (1 + 0.25 * self._chance())
+        return delay * (1 + 0.25 * self.chance())
 
     def reset(self) -> None:
-        """Start over after a success."""
         self._failures = 0
 
 
@@ -128,6 +124,20 @@ class Need:
         """Sort key, greatest first: overdue runs, then those latest relative to their interval."""
         waited = now - self.since
         return (True, waited) if waited >= OVERDUE else (False, waited / self.interval)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStanding:
+    """How all instances together stand: ``wait`` seconds until the read may begin that was wanted, infinite if that
+    depends on an answer; requests and reads in the window and under way; the estimate of the limit, and for how long
+    the host accepts nothing.
+    """
+
+    wait: float
+    asked: int
+    reads: int
+    allowed: float
+    closed: float
 
 
 class Budget:
@@ -162,14 +172,10 @@ class Budget:
         # what other instances have asked, as it was known then
         self._beside, self._read_beside, self._beside_at = 0, 0, -math.inf
 
-    # -- every request to the host ------------------------------------------------------------------------------------
-
     def asking(self) -> None:
-        """A request starts."""
         self._asking += 1
 
     def asked(self, now: float) -> None:
-        """A request is over, with whatever outcome."""
         self._asking -= 1
         self._all.append(now)
         self._expire(now)  # bounds the memory also where nobody reads logs
@@ -178,8 +184,6 @@ class Budget:
     def told(self, now: float, remaining: int, seconds: float) -> None:
         """The host says that ``remaining`` requests are left for ``seconds``."""
         self._told_left, self._told_until = remaining, now + min(seconds, MAX_BELIEVED) + CLOCK_MARGIN
-
-    # -- reading ------------------------------------------------------------------------------------------------------
 
     def wait(self, now: float, *, waiting: int = 1, late: bool = False) -> float:
         """Seconds until a read may begin; infinite if that depends on an outstanding answer.
@@ -219,7 +223,6 @@ class Budget:
         self._promised -= 1
 
     def finish(self, now: float) -> None:
-        """A read is over."""
         self._reading -= 1
         self._reads.extend([now] * self._cost)
 
@@ -246,14 +249,13 @@ class Budget:
         """Requests without an answer, and those of them that belong to reads."""
         return self._under_way, self._cost * self._reading
 
-    def learn(self, now: float, *, asked: int, reads: int, allowed: float, closed: float) -> None:
-        """What holds for all instances together: as in ``BudgetStanding``."""
+    def learn(self, now: float, all_of_them: BudgetStanding) -> None:
         self._expire(now)
-        self._beside = max(0, asked - len(self._all) - self._under_way)
-        self._read_beside = max(0, reads - len(self._reads) - self._cost * self._reading)
+        self._beside = max(0, all_of_them.asked - len(self._all) - self._under_way)
+        self._read_beside = max(0, all_of_them.reads - len(self._reads) - self._cost * self._reading)
         self._beside_at = now
-        self._learned, self._learned_at = min(allowed, self._limit), now
-        self._closed_until = now + closed
+        self._learned, self._learned_at = min(all_of_them.allowed, self._limit), now
+        self._closed_until = now + all_of_them.closed
 
     def divide(self, among: int, now: float) -> None:
         """Until ``unite``, take one of so many equal parts of the limit, and know nothing of the others.
@@ -272,10 +274,7 @@ class Budget:
         self._all = deque(sorted([*self._reads, *others]), self._all.maxlen)
 
     def unite(self) -> None:
-        """Take all of the limit again."""
         self._limit = self._whole
-
-    # -- what there is ------------------------------------------------------------------------------------------------
 
     def closed(self, now: float) -> float:
         """Seconds for which the host accepts no requests."""
@@ -300,7 +299,6 @@ class Budget:
         return 0.0 if self.closed(now) else min(1.0, max(0.0, left) / self._limit)
 
     def allowed(self, now: float) -> float:
-        """The current estimate of the limit."""
         self._expire(now)
         return self._allowed
 

@@ -10,7 +10,6 @@ from codegen_api.host_reads import Reads
 from codegen_api.identity import ALL, READ, Caller
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Paging, Run, RunRef
-from codegen_api.singleflight import Singleflight
 from codegen_api.upstreams import Listing, RunFilter
 
 SEARCHED_PAGES = 10
@@ -260,7 +259,6 @@ class RunLists:
         self._ownership = ownership
         self._page_size = page_size
         self._indexes: LRUCache[Key, RunIndex] = LRUCache(MAX_LISTS)
-        self._flights: Singleflight[tuple[int, Key, int], Listing[Run]] = Singleflight()
 
     async def list(
         self,
@@ -270,17 +268,13 @@ class RunLists:
         limit: int,
         only: RunFilter,
         status: str | None,
-        *,
-        writes: int,
         front: Listing[Run] | None = None,
     ) -> FoundRuns:
-        """As ``Gateway.list``. Reads that began after the same number of ``writes`` are shared. ``front`` is the first
-        page of the host's list where it need not be read.
-        """
+        """As ``Gateway.list``. ``front`` is the first page of the host's list where it need not be read."""
         if caller.shared and only.user_id == str(caller.principal.number):
             caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
         if caller.shared and READ + ALL not in caller.scopes:
-            return await self._own(caller, organization, skip, limit, only, status, writes=writes, front=front)
+            return await self._own(caller, organization, skip, limit, only, status, front)
 
         def read(place: int, amount: int) -> Awaitable[Listing[Run]]:
             return self._reads.runs(caller.credential, organization, place, amount, only)
@@ -303,8 +297,6 @@ class RunLists:
         limit: int,
         only: RunFilter,
         status: str | None,
-        *,
-        writes: int,
         front: Listing[Run] | None,
     ) -> FoundRuns:
         """The caller's own runs. ``skip`` is a number of runs, or where an earlier search stopped."""
@@ -319,8 +311,8 @@ class RunLists:
             if place == 0 and front is not None and fits:
                 listing = front
             else:
-                listing = await self._flights.share(
-                    (writes, key, place),
+                listing = await self._reads.share(
+                    ("runs", key, place),
                     lambda: self._reads.runs(caller.credential, organization, place, self._page_size, only),
                 )
             fits, pages = index.add_page(place, listing) and fits, pages - listing.pieces
@@ -356,6 +348,3 @@ class RunLists:
         # how many runs others have, and where in the list this one is, must not be disclosed
         listing = Listing(found.runs, Paging(None, None, limit, None), on is None)
         return FoundRuns(listing, on, searched=True, unseen=found.unseen)
-
-    async def aclose(self) -> None:
-        await self._flights.aclose()

@@ -247,7 +247,6 @@ class LogPage:
 
     @property
     def length(self) -> int:
-        """The number of entries on this page."""
         return len(self.entries)
 
     @property

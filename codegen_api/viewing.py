@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from codegen_api.brokers import Batch
@@ -37,14 +37,14 @@ class OpenStreams(Protocol):
         ...
 
 
+@dataclass(eq=False, slots=True)
 class StreamLimits:
     """``at_most`` for everybody together in this process, ``each`` for one of them; in ``common`` with others."""
 
-    def __init__(self, at_most: int, each: int, common: OpenStreams | None = None) -> None:
-        self._at_most = at_most
-        self._each = each
-        self._common = common
-        self._taken: Counter[Principal] = Counter()
+    at_most: int
+    each: int
+    common: OpenStreams | None = None
+    _taken: Counter[Principal] = field(default_factory=Counter)
 
     @property
     def taken(self) -> int:
@@ -56,9 +56,9 @@ class StreamLimits:
             RateLimited: they have as many as they may.
             AtCapacity: all have.
         """
-        if self._taken[principal] >= self._each:
+        if self._taken[principal] >= self.each:
             raise RateLimited(retry_after=_soon())
-        if self.taken >= self._at_most:
+        if self.taken >= self.at_most:
             raise AtCapacity(retry_after=_soon())
 
     @asynccontextmanager
@@ -67,13 +67,13 @@ class StreamLimits:
         self.make_sure_of_room(principal)
         self._taken[principal] += 1
         try:
-            if self._common is not None and not await self._common.take(principal, self._taken[principal], self._each):
+            if self.common is not None and not await self.common.take(principal, self._taken[principal], self.each):
                 raise RateLimited(retry_after=_soon())
             yield
         finally:
             self._taken[principal] -= 1
-            if self._common is not None:
-                self._common.left(principal, self._taken[principal])
+            if self.common is not None:
+                self.common.left(principal, self._taken[principal])
             if not self._taken[principal]:
                 del self._taken[principal]
 
@@ -83,33 +83,44 @@ def _soon() -> float:
     return random.uniform(5, 10)  # noqa: S311 - spreads load only
 
 
+@dataclass(eq=False, slots=True)
 class Viewing:
-    """Brings callers to the hub. ``patrol`` gives the usual bounds of a stream, ``clock`` epoch seconds."""
+    """Brings callers to the hub. ``bounds`` gives the usual bounds of a stream, ``clock`` epoch seconds."""
 
-    def __init__(
-        self,
-        hub: Hub,
-        ownership: Ownership,
-        limits: StreamLimits,
-        patrol: Callable[[], Patrol],
-        observer: Observer,
-        clock: Callable[[], float],
-    ) -> None:
-        self.hub = hub
-        self.ownership = ownership
-        self.limits = limits
-        self.clock = clock
-        self.observer = observer
-        self.ages = Ages(observer, clock)
-        self._patrol = patrol
+    hub: Hub
+    ownership: Ownership
+    limits: StreamLimits
+    bounds: Callable[[], Patrol]
+    observer: Observer
+    clock: Callable[[], float]
+    _batch: Batch | None = None  # that waiting viewers were given last
+    _created: float | None = None  # its newest entry
+    _waited: int = 0  # so many viewers for that
 
     def patrol(self, caller: Caller) -> Patrol:
         """Maximum age and heartbeat interval for a stream of this caller."""
-        patrol = self._patrol()
+        patrol = self.bounds()
         if caller.expires is None:
             return patrol
         # the stream must not outlive the credentials
         return replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - self.clock())))
+
+    def gave(self, batch: Batch, opened: float) -> None:
+        """A viewer who came at ``opened`` was given this. How old its newest entry was then is reported once for all
+        who are given the same, unless it existed before they came: then it is old, not late.
+        """
+        if batch is not self._batch:
+            self._report_age()
+            asyncio.get_running_loop().call_soon(self._report_age)
+            newest = next((event.entry for event in reversed(batch.entries) if isinstance(event, Appended)), None)
+            self._batch, self._created = batch, None if newest is None else newest.created
+        if self._created is not None and self._created >= opened:
+            self._waited += 1
+
+    def _report_age(self) -> None:
+        if self._waited and self._created is not None:
+            self.observer.delivered(max(0.0, self.clock() - self._created), self._waited)
+        self._batch, self._waited = None, 0
 
 
 class Stream(Tap[Update]):
@@ -171,7 +182,6 @@ class Stream(Tap[Update]):
         return True
 
     async def aclose(self) -> None:
-        """Leave the log."""
         self.over = True
         self._first.clear()
         await self._updates.aclose()
@@ -194,7 +204,7 @@ class Stream(Tap[Update]):
         return update
 
     def _report(self, batch: Batch) -> None:
-        self._viewing.ages.gave(batch, self._opened)
+        self._viewing.gave(batch, self._opened)
         if self._span is not None and self._reading is not None and self._reading.last_read is not None:
             self._span.link(self._reading.last_read)
 
@@ -237,33 +247,3 @@ def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:
     if isinstance(update, Changed):
         return not update.run.status.ended and update.run is not held
     return True
-
-
-class Ages:
-    """How old entries were when waiting viewers were given them: reported once for all who are given the same.
-    ``clock`` gives epoch seconds.
-    """
-
-    def __init__(self, observer: Observer, clock: Callable[[], float]) -> None:
-        self._observer = observer
-        self._clock = clock
-        self._batch: Batch | None = None
-        self._created: float | None = None
-        self._viewers = 0
-
-    def gave(self, batch: Batch, opened: float) -> None:
-        """A viewer who came at ``opened`` was given this. Its newest entry counts, unless it existed before: that one
-        is old, not late.
-        """
-        if batch is not self._batch:
-            self._report()
-            asyncio.get_running_loop().call_soon(self._report)
-            newest = next((event.entry for event in reversed(batch.entries) if isinstance(event, Appended)), None)
-            self._batch, self._created = batch, None if newest is None else newest.created
-        if self._created is not None and self._created >= opened:
-            self._viewers += 1
-
-    def _report(self) -> None:
-        if self._viewers and self._created is not None:
-            self._observer.delivered(max(0.0, self._clock() - self._created), self._viewers)
-        self._batch, self._viewers = None, 0

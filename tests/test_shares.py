@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codegen_api.errors import RateLimited
 from codegen_api.following import ReadQueue
-from codegen_api.following.fair_shares import LONE_SHARE, FairShares
+from codegen_api.following.shared_budgets import LONE_SHARE, FairShares
 from codegen_api.gateway import Gateway
 from codegen_api.ownership import Ownership
 from codegen_api.pace import LIMIT, WINDOW

@@ -12,13 +12,13 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from itertools import islice
 
 from cachetools import LRUCache
 
 from codegen_api.errors import GatewayError, InvalidToken, Rejected, Unavailable, UpstreamError, UpstreamFailure
-from codegen_api.following.log_tail import without_nulls
+from codegen_api.following.host_log import without_nulls
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import LIFETIME, RIGHT_BYTES, TICK, loop_time, set_within
 from codegen_api.identity import Credential, asker
@@ -89,55 +89,48 @@ def held_descriptions(at_most: int = HELD_BYTES) -> Held:
     return LRUCache(at_most, getsizeof=lambda described: min(described.size, at_most))
 
 
+@dataclass(eq=False, slots=True)
 class Feed:
     """Reads the list for its viewers, every ``interval`` seconds. ``read`` and ``get`` ask the host for the newest runs
-    and for one. ``doubts`` says whether an answer may be from before a resume; ``first`` is what the list
-    was when it was asked for then, if it was.
+    and for one. ``doubts`` says whether an answer may be from before a resume; ``first`` is what the list was when it
+    was asked for then, if it was.
     """
 
-    def __init__(
-        self,
-        organization: str,
-        credential: Credential,
-        readers: Readers,
-        held: Held,
-        *,
-        read: Callable[[Credential], Awaitable[Listing[Run]]],
-        get: Callable[[Credential, RunRef], Awaitable[Run]],
-        doubts: Callable[[Run, float], bool],
-        interval: float,
-        first: tuple[float, Listing[Run]] | None,
-    ) -> None:
-        self.organization = organization
-        self.credential = credential
-        self.readers = readers
-        self.wanted: set[Callable[[], Collection[RunRef]]] = set()
-        """Each says which runs a viewer wants to see also where the list has them not."""
-        self.asked = -math.inf
-        """When (event loop time) the host was asked for the list that is known; never, if it refuses to show it."""
-        self.listing: Listing[Run] = NOTHING
-        self.front: dict[RunRef, None] = {}
-        """The runs in the list, newest first. The same object, as long as nothing is different."""
-        self.generation = 0
-        """Counts the lists that are more than the one before with new runs in front. There may be runs in between, or
-        some were removed, and those that come next were passed over by who searched meanwhile.
-        """
-        self.version = 0
-        """Counts the changes of runs."""
-        self.fault: GatewayError | None = None
-        """What broke the reading down for good."""
-        self._journal: deque[RunRef] = deque(maxlen=JOURNAL)
-        self._held = held
-        self._read = read
-        self._get = get
-        self._doubts = doubts
-        self._interval = interval
-        self._marks: LRUCache[str, bool] = LRUCache(MARKS)
-        self._created: dict[RunRef, float] = {}
-        self._gone: set[RunRef] = set()
-        self._due: dict[RunRef, float] = {}  # when to ask for runs that are not in the list
-        self._again_at = self._not_before = -math.inf
-        self._wake = asyncio.Event()
+    organization: str
+    credential: Credential
+    readers: Readers
+    held: Held
+    read: Callable[[Credential], Awaitable[Listing[Run]]]
+    get: Callable[[Credential, RunRef], Awaitable[Run]]
+    doubts: Callable[[Run, float], bool]
+    interval: float
+    first: InitVar[tuple[float, Listing[Run]] | None]
+    wanted: set[Callable[[], Collection[RunRef]]] = field(default_factory=set)
+    """Each says which runs a viewer wants to see also where the list has them not."""
+    asked: float = -math.inf
+    """When (event loop time) the host was asked for the list that is known; never, if it refuses to show it."""
+    listing: Listing[Run] = NOTHING
+    front: dict[RunRef, None] = field(default_factory=dict)
+    """The runs in the list, newest first. The same object, as long as nothing is different."""
+    generation: int = 0
+    """Counts the lists that are more than the one before with new runs in front. There may be runs in between, or some
+    were removed, and those that come next were passed over by who searched meanwhile.
+    """
+    version: int = 0
+    """Counts the changes of runs."""
+    fault: GatewayError | None = None
+    """What broke the reading down for good."""
+    following: asyncio.Task[None] = field(init=False)
+    _journal: deque[RunRef] = field(default_factory=lambda: deque(maxlen=JOURNAL))
+    _marks: LRUCache[str, bool] = field(default_factory=lambda: LRUCache(MARKS))
+    _created: dict[RunRef, float] = field(default_factory=dict)
+    _gone: set[RunRef] = field(default_factory=set)
+    _due: dict[RunRef, float] = field(default_factory=dict)  # when to ask for runs that are not in the list
+    _again_at: float = -math.inf
+    _not_before: float = -math.inf
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self, first: tuple[float, Listing[Run]] | None) -> None:
         if first is not None:
             self._take_in(*first)
         self.following = asyncio.ensure_future(self._follow())
@@ -146,7 +139,7 @@ class Feed:
 
     def described(self, ref: RunRef) -> Described | None:
         """The run as it is now; None if it is not known (any more) here."""
-        return self._held.get((self.credential.digest, ref))
+        return self.held.get((self.credential.digest, ref))
 
     def knows(self, mark: str) -> bool:
         """Whether this stands for a description that was seen here, lately or now."""
@@ -204,20 +197,18 @@ class Feed:
         self._wake.set()
 
     def wake(self) -> None:
-        """Somebody wants other runs than before."""
         self._wake.set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Read, until cancelled."""
         trace.set(self.readers.trace)
         asker.set(None)  # it is for all of them
         need = Need(loop_time(), FAST)  # of those who wait for the first list
         try:
             while True:
                 if self.asked > -math.inf:
-                    need = await self._rest(self.asked + self._interval)
+                    need = await self._rest(self.asked + self.interval)
                 self._take_in(*await self.readers.ask(self._list, need))
                 self.readers.tell()
         except Exception as error:  # task boundary: a fault here must end the streams, not leave them hanging
@@ -228,7 +219,7 @@ class Feed:
     async def _list(self, credential: Credential) -> tuple[float, Listing[Run]]:
         asked = loop_time()
         try:
-            return asked, await self._read(credential)
+            return asked, await self.read(credential)
         except (Unavailable, UpstreamFailure):
             raise
         except Rejected as error:  # it was not, before
@@ -265,7 +256,7 @@ class Feed:
         known = self.described(run.ref)
         if known is not None:
             known.shown = known.shown if shown is None else max(known.shown, shown)
-            if seen < known.seen or (not sure and self._doubts(run, seen)):
+            if seen < known.seen or (not sure and self.doubts(run, seen)):
                 return False
             run = known.run.updated(run if whole else without_nulls(run))
             if run is known.run:
@@ -275,7 +266,7 @@ class Feed:
             news = Described.of(run, seen, seen if shown is None else shown)
         except ValueError:
             return False  # it cannot be written; a list would not have it either
-        self._held[self.credential.digest, run.ref] = news
+        self.held[self.credential.digest, run.ref] = news
         self._marks[news.mark] = True
         self._note(run.ref)
         return True
@@ -290,7 +281,7 @@ class Feed:
                 continue
             await set_within(min(until, due) - now, self._wake)
         # as if it was read only now: it comes behind the logs, however late all are
-        return Need(now, self._interval)
+        return Need(now, self.interval)
 
     def _next(self) -> tuple[RunRef | None, float]:
         """Which run that is not in the list to ask for next, and when. Those that are new here are asked for at once,
@@ -308,7 +299,7 @@ class Feed:
     async def _look_at(self, ref: RunRef) -> None:
         asked = loop_time()
         if ref in self._due:
-            self._again_at = asked + self._interval
+            self._again_at = asked + self.interval
         answer = await self.readers.aside(lambda credential: self._one(credential, ref))
         if answer is None:
             self._not_before = loop_time() + AGAIN
@@ -316,19 +307,19 @@ class Feed:
         (run,) = answer
         if run is None:
             self._gone.add(ref)
-            self._held.pop((self.credential.digest, ref), None)
+            self.held.pop((self.credential.digest, ref), None)
         else:
             self._gone.discard(ref)
             self._describe(run if run.ref == ref else replace(run, ref=ref), asked, shown=asked, whole=True)
         seldom = SELDOM if run is None or run.status.ended else 1
-        self._due[ref] = asked + seldom * self._interval
+        self._due[ref] = asked + seldom * self.interval
         self._note(ref)  # also if it is as it was: it may be shown again
         self.readers.tell()
 
     async def _one(self, credential: Credential, ref: RunRef) -> tuple[Run | None]:
         """The run; None if the host does not show it, which is no refusal of the credential."""
         try:
-            return (await self._get(credential, ref),)
+            return (await self.get(credential, ref),)
         except (InvalidToken, Unavailable, UpstreamFailure):
             raise
         except GatewayError:

@@ -7,7 +7,7 @@ never gets an older description than they have: one who has what was never seen 
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from codegen_api.errors import InvalidCursor, Unavailable, UpstreamFailure
@@ -97,38 +97,31 @@ class Choice:
     search: Search | None
 
 
+@dataclass(eq=False, slots=True)
 class FeedViewer:
-    """Somebody who looks at ``feed`` and ``came`` (event loop time) with ``position``. ``line``: seconds until the host
-    may be asked for more.
+    """Somebody who looks at ``feed``, and ``had`` these runs when they ``came`` (event loop time). ``line``: seconds
+    until the host may be asked for more.
     """
 
-    def __init__(
-        self,
-        feed: Feed,
-        choice: Choice,
-        position: FeedPosition,
-        patrol: Patrol,
-        attendant: Attendant,
-        *,
-        came: float,
-        line: float,
-    ) -> None:
-        self._feed = feed
-        self._choice = choice
-        self._from = position
-        self._has: dict[RunRef, tuple[str, Json]] = {}  # the mark of the description, and the host's id
-        self._patrol = patrol
-        self._attendant = attendant
-        self._came = came
-        self._line = line
-        self._window: dict[RunRef, None] = {} if choice.named is None else dict.fromkeys(choice.named)
-        self._front: dict[RunRef, None] | None = None  # that from which the window was made
-        self._searched: int | None = None  # in which generation of the list
-        self._more = False  # the search has left some behind
-        self._version: int | None = None
+    feed: Feed
+    choice: Choice
+    had: FeedPosition
+    patrol: Patrol
+    attendant: Attendant
+    came: float
+    line: float
+    _has: dict[RunRef, tuple[str, Json]] = field(default_factory=dict)  # the mark of the description, and the host's id
+    _window: dict[RunRef, None] = field(default_factory=dict)
+    _front: dict[RunRef, None] | None = None  # that from which the window was made
+    _searched: int | None = None  # in which generation of the list
+    _more: bool = False  # the search has left some behind
+    _version: int | None = None
+
+    def __post_init__(self) -> None:
+        self._window = dict.fromkeys(self.choice.named or ())
 
     def wanted(self) -> Collection[RunRef]:
-        return self._window if self._choice.named is not None or self._choice.search is not None else ()
+        return self._window if self.choice.named is not None or self.choice.search is not None else ()
 
     async def updates(self) -> AsyncGenerator[FeedUpdate, None]:
         """What this viewer is to be told, as it happens.
@@ -136,28 +129,24 @@ class FeedViewer:
         Raises:
             GatewayError: the host refuses to show the list, or the reading of it broke down.
         """
-        silent_since, came, patrol = self._came, self._came, self._patrol
-        feed, readers, trouble = self._feed, self._feed.readers, self._feed.readers.trouble
+        feed, readers, came, patrol = self.feed, self.feed.readers, self.came, self.patrol
+        silent_since, trouble = came, readers.trouble
         told = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
         waits = listed = False
         while True:
-            self._attendant.poked.clear()
+            self.attendant.poked.clear()
             fault = readers.refusal(feed.credential) or feed.fault
             if fault is not None:
                 raise fault
             now = loop_time()
-            if self._attendant.leaving.is_set() or now >= came + patrol.max_age - TICK:
-                yield FeedLeaving(self._position if listed else self._from)
+            if self.attendant.leaving.is_set() or now >= came + patrol.max_age - TICK:
+                yield FeedLeaving(self._position if listed else self.had)
                 return
             known, trouble = feed.asked >= came - LIFETIME, readers.trouble
-            news = trouble is not None and trouble is not told
-            if not known and (news or not waits) and now >= came + MOMENT - TICK:
-                told, waits, silent_since = trouble, True, now
-                yield trouble if news and trouble is not None else Notice("rate_limited", round(self._line, 1))
-                continue
-            if known and (news or waits):
-                told, waits, silent_since = trouble, False, now
-                yield trouble if news and trouble is not None else Notice(RECOVERED)
+            news = None if trouble is told else trouble
+            if (news or waits) if known else ((news or not waits) and now >= came + MOMENT - TICK):
+                told, waits, silent_since = trouble, not known, now
+                yield news or (Notice(RECOVERED) if known else Notice("rate_limited", round(self.line, 1)))
                 continue
             if known and not (listed and self._is_current):
                 await self._look()
@@ -173,16 +162,16 @@ class FeedViewer:
                 yield Quiet()
             until = min(silent_since + patrol.heartbeat, came + patrol.max_age)
             until = until if listed or now >= came + MOMENT - TICK else min(until, came + MOMENT)
-            await set_within(max(0.0, until - loop_time()), self._attendant.poked)
+            await set_within(max(0.0, until - loop_time()), self.attendant.poked)
 
     @property
     def _is_searched(self) -> bool:
-        return self._choice.search is None or self._searched == self._feed.generation
+        return self.choice.search is None or self._searched == self.feed.generation
 
     @property
     def _is_current(self) -> bool:
         """Whether nothing is different from when it was looked at last."""
-        return self._version == self._feed.version and self._front is self._feed.front and self._is_searched
+        return self._version == self.feed.version and self._front is self.feed.front and self._is_searched
 
     @property
     def _position(self) -> FeedPosition:
@@ -191,23 +180,23 @@ class FeedViewer:
     @property
     def _may_be_ahead(self) -> bool:
         """Whether they have what was not seen here, and the list that is known may be older than that."""
-        return self._feed.asked < self._came and not all(map(self._feed.knows, self._from.marks))
+        return self.feed.asked < self.came and not all(map(self.feed.knows, self.had.marks))
 
     def _has_looked(self, now: float) -> bool:
         """Whether all that they named was looked for, unless that takes long."""
-        return now >= self._came + MOMENT - TICK or self._feed.looked_for(self._choice.named or ())
+        return now >= self.came + MOMENT - TICK or self.feed.looked_for(self.choice.named or ())
 
     def _begin(self) -> Listed:
         runs = [(ref, described) for ref in self._window if (described := self._described(ref)) is not None]
-        kept = frozenset(self._from.marks)
+        kept = frozenset(self.had.marks)
         self._has = {ref: (each.mark, _id_of(each.run)) for ref, each in runs if each.mark in kept}
         return Listed(tuple(_id_of(each.run) for _, each in runs), self._position)
 
     def _changes(self) -> Iterator[FeedUpdate]:
         """What is different from what they have. It may take them a while to take it, so each is looked at late."""
-        changed = None if self._version is None else self._feed.changed(self._version)
-        self._version = self._feed.version
-        for ref in [ref for ref in self._has if ref not in self._window or self._feed.gone(ref)]:
+        changed = None if self._version is None else self.feed.changed(self._version)
+        self._version = self.feed.version
+        for ref in [ref for ref in self._has if ref not in self._window or self.feed.gone(ref)]:
             _, name = self._has.pop(ref)
             yield Removed(name, self._position)
         for ref in [ref for ref in self._window if changed is None or ref in changed or ref not in self._has]:
@@ -218,32 +207,32 @@ class FeedViewer:
 
     def _described(self, ref: RunRef) -> Described | None:
         """The run as it is now, if that may be told them."""
-        described = None if self._feed.gone(ref) else self._feed.described(ref)
-        if described is None or ref in self._has or self._choice.named is None:
+        described = None if self.feed.gone(ref) else self.feed.described(ref)
+        if described is None or ref in self._has or self.choice.named is None:
             return described
-        if described.shown < self._came - LIFETIME:
-            self._feed.look_soon(ref)
+        if described.shown < self.came - LIFETIME:
+            self.feed.look_soon(ref)
             return None
-        return described if self._choice.visible(described.run) else None
+        return described if self.choice.visible(described.run) else None
 
     async def _look(self) -> None:
         """See which runs are the newest now."""
-        if self._choice.named is not None:
-            self._front = self._feed.front
+        if self.choice.named is not None:
+            self._front = self.feed.front
             return
-        feed, search = self._feed, self._choice.search
+        feed, search = self.feed, self.choice.search
         if search is not None and not self._is_searched:
             await self._search(search)
         elif self._front is feed.front and not any(map(feed.gone, self._window)):
             return
         before = len(self._window)
         self._merge()
-        if search is not None and self._more and len(self._window) < min(before, self._choice.limit):
+        if search is not None and self._more and len(self._window) < min(before, self.choice.limit):
             await self._search(search)  # there is room for older ones
             self._merge()
 
     async def _search(self, search: Search) -> None:
-        feed, asked, generation = self._feed, loop_time(), self._feed.generation
+        feed, asked, generation = self.feed, loop_time(), self.feed.generation
         try:
             runs, self._more = await search(feed.listing)
         except (Unavailable, UpstreamFailure):
@@ -255,8 +244,8 @@ class FeedViewer:
 
     def _merge(self) -> None:
         """Have what is new in the front of the list before what was there, and no more than they want."""
-        feed, limit = self._feed, self._choice.limit
-        whole = self._choice.search is None or feed.listing.at_end
+        feed, limit = self.feed, self.choice.limit
+        whole = self.choice.search is None or feed.listing.at_end
         old = [ref for ref in self._window if feed.lists(ref) or not (whole or feed.gone(ref))]
         known = frozenset(old)
         merged = _merged(old, [ref for ref in feed.front if ref in known or self._may_see(ref)])
@@ -264,8 +253,8 @@ class FeedViewer:
         self._window, self._front = dict.fromkeys(merged[:limit]), feed.front
 
     def _may_see(self, ref: RunRef) -> bool:
-        described = self._feed.described(ref)
-        return described is not None and self._choice.visible(described.run)
+        described = self.feed.described(ref)
+        return described is not None and self.choice.visible(described.run)
 
 
 def _id_of(run: Run) -> Json:

@@ -13,8 +13,7 @@ from contextlib import AsyncExitStack
 
 from codegen_api.brokers import PAGE, Broker, Lead, Looked, LookWanted, Superseded
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
-from codegen_api.following.log_reader import LogReader
-from codegen_api.following.log_tail import Replaced, Stale, given_from, may_have_ended, without_nulls
+from codegen_api.following.host_log import LogReader, Replaced, Stale, given_from, may_have_ended, without_nulls
 from codegen_api.following.mirror import Mirror
 from codegen_api.following.portions import Portion
 from codegen_api.following.readers import Readers
@@ -81,7 +80,6 @@ class Follower(Mirror):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Read and publish, until cancelled."""
         trace.set(self.readers.trace)
         beside = {asyncio.ensure_future(self._renew_rights())}
         if self._broker.shared:
@@ -102,7 +100,6 @@ class Follower(Mirror):
             await asyncio.wait(beside)
 
     async def _read_as_leader(self, lead: Lead) -> None:
-        """Read for as long as the lead is held."""
         self._lead = lead
         self.readers.reading(here=True)
         listening = asyncio.ensure_future(self._reader.listen(lambda: self.tail, self.touched))

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from cachetools import TTLCache
@@ -12,12 +13,12 @@ from cachetools import TTLCache
 from codegen_api.brokers import Broker, News, RunCancelled, RunResumed, RunTouched
 from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRateLimited
 from codegen_api.following.follower import BELIEVED, Follower
-from codegen_api.following.log_tail import opens_at
+from codegen_api.following.host_log import opens_at
+from codegen_api.following.mirror import RESUME_DOUBT
 from codegen_api.following.opening import Attendant, Opening, Waiting
 from codegen_api.following.portions import BEYOND, Portions, may_be_too_much
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
-from codegen_api.following.resumption import RESUME_DOUBT
 from codegen_api.following.rights import Right, Rights, loop_time, set_within
 from codegen_api.following.subscriber import Patrol, Subscriber
 from codegen_api.following.troubles import Troubles
@@ -32,43 +33,36 @@ IN_LINE = 20.0
 """Seconds for which somebody who gets no answer before it waits in the line."""
 
 
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Hub:
     """Shares followers among viewers, and keeps them for ``linger`` seconds: long enough for a browser to come back."""
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        broker: Broker,
-        rights: Rights,
-        turns: ReadQueue,
-        *,
-        cadence: Callable[[], Cadence],
-        linger: float,
-        portions: Portions,
-        observer: Observer,
-    ) -> None:
-        self._upstream = upstream
-        self._broker = broker
-        self._rights = rights
-        self._turns = turns
-        self.described: Callable[[Run, float], None] = lambda *_: None
-        """Called with what is made known of a run that is followed, and when (event loop time) the host was asked."""
-        rights.doubted = self._doubt
-        self._troubles = Troubles()
-        self._cadence = cadence
-        self._linger = linger
-        self._observer = observer
-        self._portions = portions
-        self._openings: dict[tuple[str, RunRef, bool], Opening] = {}
-        self._resumes: TTLCache[RunRef, RunResumed] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
-        self._cancels: TTLCache[RunRef, RunCancelled] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
-        self._followers: dict[RunRef, Follower] = {}
-        self._closing: set[asyncio.Task[Any]] = set()
-        self._viewers: set[Subscriber | Attendant] = set()
-        self._empty = asyncio.Event()  # set while there is no viewer
+    upstream: Upstream
+    broker: Broker
+    rights: Rights
+    turns: ReadQueue
+    cadence: Callable[[], Cadence]
+    linger: float
+    portions: Portions
+    observer: Observer
+    described: Callable[[Run, float], None] = lambda *_: None
+    """Called with what is made known of a run that is followed, and when (event loop time) the host was asked."""
+    _troubles: Troubles = field(default_factory=Troubles)
+    _openings: dict[tuple[str, RunRef, bool], Opening] = field(default_factory=dict)
+    _resumes: TTLCache[RunRef, RunResumed] = field(init=False)
+    _cancels: TTLCache[RunRef, RunCancelled] = field(init=False)
+    _followers: dict[RunRef, Follower] = field(default_factory=dict)
+    _closing: set[asyncio.Task[Any]] = field(default_factory=set)
+    _viewers: set[Subscriber | Attendant] = field(default_factory=set)
+    _empty: asyncio.Event = field(default_factory=asyncio.Event)  # set while there is no viewer
+    _draining: bool = False
+
+    def __post_init__(self) -> None:
+        self._resumes = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
+        self._cancels = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._empty.set()
-        self._draining = False
-        broker.listen(self._heard)
+        self.rights.doubted = self._doubt
+        self.broker.listen(self._heard)
 
     @property
     def runs_followed(self) -> int:
@@ -87,26 +81,26 @@ class Hub:
         if self._draining:
             raise ShuttingDown(retry_after=1)
         came = loop_time()
-        follower = self._join(credential, right, position.cursor)
-        subscriber = Subscriber(follower, self._broker, credential, position, came, patrol, self._left)
-        follower.readers.listeners.add(subscriber.poke)
+        follower = self._follower(right, position.cursor)
+        subscriber = Subscriber(follower, self.broker, credential, position, came, patrol, self._left)
+        follower.readers.join(credential, right.confirmed, subscriber.poke)
+        follower.look(came - BELIEVED)
         self._come(subscriber)
         return subscriber
 
     def _left(self, subscriber: Subscriber) -> None:
         follower = subscriber.follower
         self._go(subscriber)
-        follower.readers.listeners.discard(subscriber.poke)
-        follower.readers.leave(subscriber.credential)
-        follower.readers.unless_joined(self._linger, lambda: self._retire(follower))
+        follower.readers.leave(subscriber.credential, subscriber.poke)
+        follower.readers.unless_joined(self.linger, lambda: self._retire(follower))
 
     @contextmanager
     def room(self, credential: Credential, ref: RunRef) -> Iterator[bool]:
         """Whether the host may be asked for a right at once, in this context, without a place in the line."""
-        if self._rights.asked_for(credential, ref):
+        if self.rights.asked_for(credential, ref):
             yield True  # together with somebody else
             return
-        with self._turns.room(credential) as room:
+        with self.turns.room(credential) as room:
             yield room
 
     async def shown(self, credential: Credential, ref: RunRef) -> Right:
@@ -116,18 +110,18 @@ class Hub:
         Raises:
             UpstreamRateLimited: the line is too long.
         """
-        held = self._rights.held(credential, ref)
+        held = self.rights.held(credential, ref)
         if held is not None and held.whole:
             return held
         with self.room(credential, ref) as room:
             if room:
-                return await self._rights.require(credential, ref)
+                return await self.rights.require(credential, ref)
         line = 0.0
         async with aclosing(self.let_in(credential, ref, Position(0), Patrol(max_age=IN_LINE), whole=True)) as coming:
             async for update in coming:
                 if isinstance(update, Right):
                     return update
-                line = self._turns.line(credential)
+                line = self.turns.line(credential)
         raise UpstreamRateLimited(retry_after=max(line, 5) * random.uniform(1, 1.5))  # noqa: S311 - spreads load only
 
     async def let_in(
@@ -140,11 +134,24 @@ class Hub:
             ShuttingDown: this process takes no new viewers.
             GatewayError: the host refuses to show them the run.
         """
-        with self.attend() as attendant, self._opening(credential, ref, position.cursor, whole=whole) as opening:
-            opening.readers.listeners.add(attendant.poked.set)
-            line = self._turns.line(credential)
-            async for update in opening.updates(position, patrol, attendant, line):
-                yield update
+        key = (credential.digest, ref, whole)
+        with self.attend() as attendant:
+            opening = self._openings.get(key)
+            if opening is None:
+                opening = self._openings[key] = Opening(
+                    self._readers(ref), credential, lambda shown: self._prove(shown, ref, position.cursor, whole=whole)
+                )
+            opening.readers.join(credential, -math.inf, attendant.poked.set)
+            try:
+                async for update in opening.updates(position, patrol, attendant, self.turns.line(credential)):
+                    yield update
+            finally:
+                opening.readers.leave(credential, attendant.poked.set)
+                if not opening.readers.viewers:
+                    del self._openings[key]
+                    opening.readers.close()
+                    opening.proving.cancel()
+                    self._wait_for(opening.proving)
 
     @contextmanager
     def attend(self) -> Iterator[Attendant]:
@@ -168,7 +175,7 @@ class Hub:
         """
         news = RunResumed(loop_time(), run, length)
         self._heard(ref, news)
-        await self._broker.tell(ref, news)
+        await self.broker.tell(ref, news)
 
     def resumed_lately(self, ref: RunRef) -> bool:
         """Whether the host may still speak of the time before a resume through this gateway."""
@@ -177,7 +184,7 @@ class Hub:
     def doubts(self, run: Run, asked: float) -> bool:
         """Whether that answer of the host may be of the time before a resume."""
         resumed = self._resumes.get(run.ref)
-        if resumed is None or not self._upstream.lags or not run.status.ended:
+        if resumed is None or not self.upstream.lags or not run.status.ended:
             return False
         cancelled = self._cancels.get(run.ref, RunCancelled(-math.inf)).at
         return not (run.status is RunStatus.CANCELLED and asked >= cancelled > resumed.at)
@@ -186,14 +193,14 @@ class Hub:
         """The host has just answered a cancel of this run."""
         news = RunCancelled(loop_time())
         self._heard(ref, news)
-        await self._broker.tell(ref, news)
+        await self.broker.tell(ref, news)
 
     def touched(self, ref: RunRef) -> None:
         """Somebody has altered this run through the gateway."""
         if ref in self._followers:
             self._followers[ref].touched()
-        elif self._broker.shared:
-            self._wait_for(asyncio.create_task(self._broker.tell(ref, RunTouched())))
+        elif self.broker.shared:
+            self._wait_for(asyncio.create_task(self.broker.tell(ref, RunTouched())))
 
     def _heard(self, ref: RunRef, news: News) -> None:
         """This has happened to the run, here or at another instance."""
@@ -219,7 +226,6 @@ class Hub:
         await set_within(seconds, self._empty)
 
     async def aclose(self) -> None:
-        """Stop every follower."""
         self._draining = True
         for opening in self._openings.values():
             opening.proving.cancel()
@@ -228,36 +234,15 @@ class Hub:
         while self._closing:
             await asyncio.wait(self._closing)
 
-    @contextmanager
-    def _opening(self, credential: Credential, ref: RunRef, cursor: Cursor, *, whole: bool) -> Iterator[Opening]:
-        """The one for all who wait for this."""
-        key = (credential.digest, ref, whole)
-        opening = self._openings.get(key)
-        if opening is None:
-            opening = self._openings[key] = Opening(
-                self._readers(ref), credential, lambda shown: self._prove(shown, ref, cursor, whole=whole)
-            )
-        else:
-            opening.readers.join(credential, -math.inf)
-        try:
-            yield opening
-        finally:
-            opening.readers.leave(credential)
-            if not opening.readers.viewers:
-                del self._openings[key]
-                opening.readers.close()
-                opening.proving.cancel()
-                self._wait_for(opening.proving)
-
     async def _prove(self, credential: Credential, ref: RunRef, cursor: Cursor, *, whole: bool) -> Right:
         """Ask the host for the run, or for the page of its log at which a viewer at that position begins."""
-        asked, portion = loop_time(), self._portions.of((ref, False), fixed=True)
-        start = opens_at(cursor, self._upstream.page_size)
-        amount = portion.of(start, self._upstream.page_size)
+        asked, portion = loop_time(), self.portions.of((ref, False), fixed=True)
+        start = opens_at(cursor, self.upstream.page_size)
+        amount = portion.of(start, self.upstream.page_size)
         if whole or portion.doubted or amount <= 1:
-            return self._rights.grant(credential, await self._upstream.get_run(credential, ref), asked)
+            return self.rights.grant(credential, await self.upstream.get_run(credential, ref), asked)
         try:
-            page = await self._upstream.read_log(credential, ref, start, amount)
+            page = await self.upstream.read_log(credential, ref, start, amount)
         except AnswerCut:
             portion.failed(amount)
             raise
@@ -265,7 +250,7 @@ class Hub:
             portion.doubted = may_be_too_much(error)
             raise
         portion.came(start, amount)
-        return self._rights.grant_by(credential, ref, page, asked)
+        return self.rights.grant_by(credential, ref, page, asked)
 
     def _doubt(self, digest: str, ref: RunRef) -> None:
         """Another instance was refused with this credential: ask about it here, too."""
@@ -275,22 +260,22 @@ class Hub:
 
     def _readers(self, ref: RunRef) -> Readers:
         async def glance(credential: Credential) -> None:
-            await self._upstream.read_log(credential, ref, BEYOND, 1)
+            await self.upstream.read_log(credential, ref, BEYOND, 1)
 
-        return Readers(ref, self._rights, self._turns, self._troubles, glance, self._observer)
+        return Readers(ref, self.rights, self.turns, self._troubles, glance, self.observer)
 
     def _come(self, viewer: Subscriber | Attendant) -> None:
         self._viewers.add(viewer)
         self._empty.clear()
-        self._observer.serving(self.viewers, self.runs_followed)
+        self.observer.serving(self.viewers, self.runs_followed)
 
     def _go(self, viewer: Subscriber | Attendant) -> None:
         self._viewers.discard(viewer)
         if not self._viewers:
             self._empty.set()
-        self._observer.serving(self.viewers, self.runs_followed)
+        self.observer.serving(self.viewers, self.runs_followed)
 
-    def _join(self, credential: Credential, right: Right, cursor: Cursor) -> Follower:
+    def _follower(self, right: Right, cursor: Cursor) -> Follower:
         follower = self._followers.get(right.run.ref)
         if follower is not None and follower.fault is not None:
             self._retire(follower)
@@ -299,11 +284,11 @@ class Hub:
             follower = Follower(
                 right,
                 self._readers(right.run.ref),
-                upstream=self._upstream,
-                broker=self._broker,
-                cadence=self._cadence(),
+                upstream=self.upstream,
+                broker=self.broker,
+                cadence=self.cadence(),
                 near=cursor,
-                portion=self._portions.of((right.run.ref, False), fixed=True),
+                portion=self.portions.of((right.run.ref, False), fixed=True),
                 described=lambda changed: self.described(changed.run, changed.seen),
                 runs=lambda: self.runs_followed,
             )
@@ -311,14 +296,12 @@ class Hub:
                 if news is not None:
                     follower.heard(news)
             self._followers[follower.ref] = follower
-        follower.readers.join(credential, right.confirmed)
-        follower.look(loop_time() - BELIEVED)
         return follower
 
     def _retire(self, follower: Follower) -> None:
         if self._followers.get(follower.ref) is follower:
             del self._followers[follower.ref]
-            self._observer.serving(self.viewers, self.runs_followed)
+            self.observer.serving(self.viewers, self.runs_followed)
         follower.readers.close()
         follower.following.cancel()
         self._wait_for(follower.following)

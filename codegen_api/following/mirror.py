@@ -1,26 +1,86 @@
 """What is known here of one run, whoever reads it: its follower, if that leads, or else that of another instance.
 
 It promises viewers the same in either case. What the other one publishes reaches the broker by itself; what it tells
-besides is taken in here, and what is wanted of it is asked for, again and again until it is there.
+besides is taken in here, and what is wanted of it is asked for, again and again until it is there. What the host says
+after a resume through this gateway may for a while be of the old end.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from codegen_api.brokers import Broker, Lead, Looked, LookWanted, NewLog, News, RunCancelled, RunResumed, RunTouched
 from codegen_api.errors import GatewayError
-from codegen_api.following.log_tail import Known
+from codegen_api.following.host_log import Known
 from codegen_api.following.readers import RECOVERED, Notice, Readers
-from codegen_api.following.resumption import Resumption
 from codegen_api.following.rights import Right, loop_time
-from codegen_api.runs import Changed, Cursor, LogPage, RunRef
+from codegen_api.runs import Changed, Cursor, LogPage, Run, RunRef, RunStatus
 
 T = TypeVar("T")
 
 ASKED_AGAIN = 1.0
 """Seconds after which the leader is asked again for what it has not told by then."""
+
+
+RESUME_DOUBT = 30.0
+"""Seconds after a resume in which the host may still report the end before it."""
+
+
+class Resumption:
+    """The last resume of a run, and the last cancel. All times are the event loop's.
+
+    ``lags``: for some time the host may still answer as before a resume.
+    """
+
+    def __init__(self, *, lags: bool = True) -> None:
+        self._lags = lags
+        self.at = -math.inf
+        """When the host answered the resume."""
+        self._cancelled_at = -math.inf
+        self._length: Cursor | None = None  # of the log before it, as far as that is known
+        self._active = False  # the host has said since then that the run works
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the host may still answer as before."""
+        return self._lags and loop_time() - self.at < RESUME_DOUBT
+
+    def resumed(self, at: float, length: Cursor | None) -> None:
+        """The host answered a resume; the log was of this ``length`` before, or longer."""
+        self.at, self._length, self._active = at, length, False
+
+    def cancelled(self, at: float) -> None:
+        self._cancelled_at = at
+
+    def began(self, length: Cursor) -> None:
+        """The log was of this length, be it known or not, when the resume came."""
+        self._length = max(length, self._length or 0)
+
+    def seen(self, tail: Cursor) -> None:
+        """The log has been read up to there; what it was before is no longer to be known if it is not by now."""
+        if self._length is None:
+            self._length = tail
+
+    def allows(self, run: Run, sent: float, tail: Cursor) -> bool:
+        """Whether to believe what an answer, asked for when it was ``sent``, says of the status.
+
+        The host may answer from a copy that is behind, so an end is believed in these seconds only for a reason: it is
+        a cancel, of which we know, or the log has grown beyond the prompt of the resume. The prompt alone is no reason,
+        as it may stand in the log beside the old status, unless the run was seen at work in between.
+        """
+        if sent < self.at:
+            return False
+        if not run.status.ended:
+            self._active = self._active or run.raw_status is not None
+            return True
+        if not self.in_doubt:
+            return True
+        if run.status is RunStatus.CANCELLED and sent >= self._cancelled_at > self.at:
+            return True  # be it news or old, it is so
+        grown = 0 if self._length is None else tail - self._length
+        return grown > 1 or (grown == 1 and self._active)
 
 
 class _Wish(NamedTuple):
@@ -59,8 +119,8 @@ class Mirror:
         self._located = False
         self._known = Known()
         self._adopted = False
-        self._looked = float("-inf")
-        self._confirmed = float("-inf")  # when the last look began that went through
+        self._looked = -math.inf
+        self._confirmed = -math.inf  # when the last look began that went through
         self._born = loop_time()
         self._strange: dict[Cursor, _Wish] = {}  # somebody there has copies that were not seen here
         self._given: Cursor | None = None  # what is behind this position was given to somebody elsewhere
@@ -91,7 +151,6 @@ class Mirror:
             self._wake.set()
 
     def touched(self) -> None:
-        """Read now: the run may have changed."""
         self._wake.set()
 
     def _resumed(self, news: RunResumed) -> None:

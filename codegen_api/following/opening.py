@@ -46,7 +46,6 @@ class Opening:
     ) -> None:
         self.readers = readers
         self._credential = credential
-        readers.join(credential, float("-inf"))
         self.proving = asyncio.ensure_future(readers.ask(prove, Need(loop_time(), FAST)))
         self.proving.add_done_callback(self._told)
 

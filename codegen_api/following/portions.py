@@ -111,7 +111,6 @@ class Portion:
         return asked
 
     def came(self, start: int, asked: int) -> None:
-        """They came."""
         for position in [position for position in self._missing if start <= position < start + asked]:
             del self._missing[position]
         self.doubted = self.doubted and asked == 1

@@ -11,13 +11,11 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from codegen_api.errors import RateLimited, ShuttingDown
-from codegen_api.following.common_budget import CommonBudgets, Usage
-from codegen_api.following.fair_shares import FairShares
 from codegen_api.following.rights import TICK, loop_time
+from codegen_api.following.shared_budgets import CommonBudgets, FairShares, Usage
 from codegen_api.following.troubles import Outage
 from codegen_api.identity import Credential, asker
 from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
@@ -41,6 +39,7 @@ FEW = 1000
 """So many credentials are remembered whether they ask for anything or not."""
 
 
+@dataclass(kw_only=True, eq=False)
 class ReadQueue(Observer):
     """The budgets of all credentials, each of ``limit`` requests a minute; one for all of them when ``together``.
 
@@ -49,26 +48,19 @@ class ReadQueue(Observer):
     An ``Observer`` of the upstream: that is how it learns what is spent.
     """
 
-    def __init__(
-        self,
-        *,
-        limit: float = LIMIT,
-        together: bool = False,
-        cost: int = 1,
-        observer: Observer | None = None,
-        common: CommonBudgets | None = None,
-    ) -> None:
-        self.outage = Outage()
-        self._observer = observer
-        self._limit = limit
-        self.cost = cost
-        self._together = together
-        self._queues: dict[str, _Queue] = {}
-        self._swept = 0.0
-        self._common = common
-        self._careful_until = -math.inf
-        if common is not None:
-            common.listeners.append(self._common_changed)
+    limit: float = LIMIT
+    together: bool = False
+    cost: int = 1
+    observer: Observer | None = None
+    common: CommonBudgets | None = None
+    outage: Outage = field(default_factory=Outage)
+    _queues: dict[str, "_Queue"] = field(default_factory=dict)
+    _swept: float = 0.0
+    _careful_until: float = -math.inf
+
+    def __post_init__(self) -> None:
+        if self.common is not None:
+            self.common.listeners.append(self._common_changed)
 
     def want(self, need: Need, refused: Callable[[], None] = lambda: None) -> "QueuedRead":
         """Want to read; to be closed after use. ``refused`` is called when the host refuses others meanwhile."""
@@ -105,7 +97,7 @@ class ReadQueue(Observer):
             RateLimited: that would take too long.
         """
         caller = asker.get()
-        if caller is None or not (caller.shared or self._together):
+        if caller is None or not (caller.shared or self.together):
             return
         queue = self.queue(credential.digest)
         deadline = loop_time() + PATIENCE
@@ -133,36 +125,34 @@ class ReadQueue(Observer):
     def asked(self, exchange: Exchange) -> None:
         queue, now = self.queue(exchange.credential), loop_time()
         queue.budget.asked(now)
-        queue.note(answered=1)
+        queue.unsaid.answered += 1
         if exchange.allowance is not None and exchange.operation == "read_log":  # other routes may have limits apart
-            told = exchange.allowance.remaining, exchange.allowance.seconds
-            queue.budget.told(now, *told)
-            queue.note(told=told)
-        if self._observer is not None:
-            self._observer.spent(queue.budget.unspent(now))
+            queue.unsaid.told = exchange.allowance.remaining, exchange.allowance.seconds
+            queue.budget.told(now, *queue.unsaid.told)
+        if self.observer is not None:
+            self.observer.spent(queue.budget.unspent(now))
         queue.report()
         queue.serve()
 
     def queue(self, digest: str) -> "_Queue":
         if len(self._queues) > FEW and loop_time() >= self._swept + WINDOW:
             self._sweep()
-        key = "" if self._together else digest
+        key = "" if self.together else digest
         queue = self._queues.get(key)
         if queue is None:
-            budget = Budget(self._limit, cost=self.cost)
-            queue = self._queues[key] = _Queue(budget, self._common, key or "together", self._limit, self.cost)
-            if self._common is not None and (not self._common.usable or loop_time() < self._careful_until):
-                queue.keep_to_part(self._common.instances, self._careful_until)
+            queue = self._queues[key] = _Queue(self.common, key or "together", self.limit, self.cost)
+            if self.common is not None and (not self.common.usable or loop_time() < self._careful_until):
+                queue.keep_to_part(self.common.instances, self._careful_until)
         return queue
 
     def _common_changed(self) -> None:
         """The other instances can be asked from now on, or no longer, or know nothing of what was before."""
-        if self._common is None or not self._queues:
+        if self.common is None or not self._queues:
             return
         # for a minute nobody knows what the others asked meanwhile
-        self._careful_until = loop_time() + WINDOW if self._common.usable else math.inf
+        self._careful_until = loop_time() + WINDOW if self.common.usable else math.inf
         for queue in self._queues.values():
-            queue.keep_to_part(self._common.instances, self._careful_until)
+            queue.keep_to_part(self.common.instances, self._careful_until)
             queue.serve()
 
     def _sweep(self) -> None:
@@ -173,17 +163,17 @@ class ReadQueue(Observer):
         }
 
 
+@dataclass(eq=False, slots=True)
 class QueuedRead:
     """One wish to read: granted with one of the credentials that were offered for it."""
 
-    def __init__(self, turns: ReadQueue, need: Need, refused: Callable[[], None]) -> None:
-        self.need = need
-        self.on_refusal = refused
-        self._turns = turns
-        self._shown: dict[Credential, float] = {}
-        self._granted: asyncio.Future[Credential] = asyncio.get_running_loop().create_future()
-        self._queue: _Queue | None = None
-        self._begun = False
+    turns: ReadQueue
+    need: Need
+    on_refusal: Callable[[], None]
+    _shown: dict[Credential, float] = field(default_factory=dict)
+    _granted: asyncio.Future[Credential] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    _queue: "_Queue | None" = None
+    _begun: bool = False
 
     def offer(self, *credentials: tuple[Credential, float]) -> None:
         """It may be read with these; the times say when the host was last shown each."""
@@ -191,18 +181,16 @@ class QueuedRead:
         for credential in sorted(self._shown, key=self._preference) if len(self._shown) > 1 else [*self._shown]:
             if self._granted.done():
                 return
-            self._turns.queue(credential.digest).enter(self)
+            self.turns.queue(credential.digest).enter(self)
 
     def withdraw(self, credential: Credential) -> None:
-        """Not with this one any more."""
         if self._shown.pop(credential, None) is not None:
-            queue = self._turns.queue(credential.digest)
-            if all(self._turns.queue(other.digest) is not queue for other in self._shown):
+            queue = self.turns.queue(credential.digest)
+            if all(self.turns.queue(other.digest) is not queue for other in self._shown):
                 queue.leave(self)
 
     @property
     def ready(self) -> bool:
-        """Whether it is our turn."""
         return self._granted.done()
 
     async def granted(self) -> Credential:
@@ -224,28 +212,26 @@ class QueuedRead:
         self._leave()
         if self._granted.done():  # by another queue, or nobody waits any more
             return
-        credentials = [credential for credential in self._shown if self._turns.queue(credential.digest) is queue]
+        credentials = [credential for credential in self._shown if self.turns.queue(credential.digest) is queue]
         self._queue = queue
         queue.budget.begin(loop_time())
         self._granted.set_result(min(credentials, key=self._shown.__getitem__))
 
     def begun(self) -> None:
-        """The host is asked now."""
         if self._queue is not None and not self._begun:
             self._begun = True
             self._queue.budget.sent()
 
     def accepted(self) -> None:
-        """The host answered."""
         if self._queue is not None:
             self._queue.budget.accepted(loop_time())
-            self._queue.note(accepted=True)
+            self._queue.unsaid.accepted = True
 
     def refused(self, retry_after: float | None) -> None:
         """The host answered with 429."""
         if self._queue is not None:
             self._queue.budget.refused(loop_time(), retry_after)
-            self._queue.note(refused=True, retry_after=retry_after)
+            self._queue.unsaid.refused, self._queue.unsaid.retry_after = True, retry_after
             self.on_refusal()
             for other in list(self._queue.waiting):
                 other.on_refusal()
@@ -257,34 +243,41 @@ class QueuedRead:
             self.begun()
             queue, self._queue = self._queue, None
             queue.budget.finish(loop_time())
-            queue.note(read=self._turns.cost)
+            queue.unsaid.read += self.turns.cost
             queue.report()
             queue.serve()
 
     def _leave(self) -> None:
         for credential in self._shown:
-            self._turns.queue(credential.digest).leave(self)
+            self.turns.queue(credential.digest).leave(self)
 
     def _preference(self, credential: Credential) -> tuple[float, float]:
         """First who has most left, then who was not shown for longest."""
-        left = self._turns.queue(credential.digest).budget.left(loop_time())
+        left = self.turns.queue(credential.digest).budget.left(loop_time())
         return (-round(left / 10), self._shown[credential])
 
 
+@dataclass(eq=False, slots=True)
 class _Queue:
     """Those who wait for one budget, which may be one of the ``common`` ones of several instances."""
 
-    def __init__(self, budget: Budget, common: CommonBudgets | None, digest: str, limit: float, cost: int) -> None:
-        self.budget = budget
-        self.shares = FairShares()
-        self.waiting: dict[QueuedRead, None] = {}
-        self._unsaid = Usage()  # what has happened since the last report
-        self._common = common
-        self._digest, self._limit, self._cost = digest, limit, cost
-        self._to_say = False
-        self._telling: asyncio.Task[None] | None = None
-        self._part_until = self._told_at = -math.inf
-        self._timer: asyncio.TimerHandle | None = None
+    common: CommonBudgets | None
+    digest: str
+    limit: float
+    cost: int
+    budget: Budget = field(init=False)
+    shares: FairShares = field(default_factory=FairShares)
+    waiting: dict[QueuedRead, None] = field(default_factory=dict)
+    unsaid: Usage = field(default_factory=Usage)
+    """What has happened since the last report."""
+    _to_say: bool = False
+    _telling: asyncio.Task[None] | None = None
+    _part_until: float = -math.inf
+    _told_at: float = -math.inf
+    _timer: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.limit, cost=self.cost)
 
     def enter(self, turn: QueuedRead) -> None:
         self.waiting[turn] = None
@@ -293,15 +286,9 @@ class _Queue:
     def leave(self, turn: QueuedRead) -> None:
         self.waiting.pop(turn, None)
 
-    def note(self, *, answered: int = 0, read: int = 0, **said: Any) -> None:
-        """Something to be said in the next report: more of what is counted, and the latest of all else in ``Usage``."""
-        if self._common is not None:
-            before = self._unsaid
-            self._unsaid = replace(before, answered=before.answered + answered, read=before.read + read, **said)
-
     def keep_to_part(self, instances: int, until: float) -> None:
         """Until then (the event loop's time), ask no more than one of so many instances may."""
-        self._unsaid = Usage()  # those who are told from now on must not count it twice
+        self.unsaid = Usage()  # those who are told from now on must not count it twice
         self._part_until = until
         self.budget.divide(instances, loop_time())
 
@@ -313,7 +300,7 @@ class _Queue:
     def serve(self) -> None:
         """Grant what can be granted now, and come back when there is more."""
         self._come_back(math.inf)
-        if self._common is not None and self._common.usable:
+        if self.common is not None and self.common.usable:
             self._talk()
             return
         while self.waiting:
@@ -341,8 +328,8 @@ class _Queue:
     # -- with other instances ------------------------------------------------------------------------------------------
 
     def _talk(self) -> None:
-        if self._common is not None and self._common.usable and self._telling is None:
-            self._telling = asyncio.create_task(self._keep_telling(self._common))
+        if self.common is not None and self.common.usable and self._telling is None:
+            self._telling = asyncio.create_task(self._keep_telling(self.common))
 
     async def _keep_telling(self, common: CommonBudgets) -> None:
         """Report, and ask for reads, as long as there is something to report or a read was granted."""
@@ -363,25 +350,16 @@ class _Queue:
             if self.waiting:
                 self._come_back(own)
             return False
-        under_way, reading = self.budget.under_way
-        usage = replace(
-            self._unsaid,
-            under_way=under_way,
-            reading=reading,
-            waiting=len(self.waiting),
-            late=self._late(now),
-            wanted=wanted,
-            known=now < self._told_at + WINDOW,
-        )
-        self._to_say, self._unsaid = False, Usage()
-        standing = await common.tell(self._digest, usage, limit=self._limit, cost=self._cost)
+        usage, self.unsaid, self._to_say = self.unsaid, Usage(), False
+        usage.under_way, usage.reading = self.budget.under_way
+        usage.waiting, usage.late, usage.wanted = len(self.waiting), self._late(now), wanted
+        usage.known = now < self._told_at + WINDOW
+        standing = await common.tell(self.digest, usage, limit=self.limit, cost=self.cost)
         if standing is None:
             return False  # whoever knows why serves without them
         self._told_at = now = loop_time()
         if now >= self._part_until:
-            self.budget.learn(
-                now, asked=standing.asked, reads=standing.reads, allowed=standing.allowed, closed=standing.closed
-            )
+            self.budget.learn(now, standing)
         if not wanted:
             return self._to_say or bool(self.waiting)
         if standing.wait > TICK:

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from codegen_api.errors import (
@@ -29,7 +29,7 @@ from codegen_api.following.troubles import EVERY, ReadTrouble, Troubles
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
 from codegen_api.runs import RunRef
-from codegen_api.telemetry import Observer, apart
+from codegen_api.telemetry import Observer, Trace, apart
 
 T = TypeVar("T")
 
@@ -51,46 +51,39 @@ LOOK_ROUND = 5.0
 """So many seconds before its end a right is renewed, and for as long the next attempt is waited for."""
 
 
+@dataclass(eq=False, slots=True)
 class Readers:
     """Who views one run, by credential, and asking the host with theirs. ``glance`` asks for next to nothing of it."""
 
-    def __init__(
-        self,
-        ref: RunRef,
-        rights: Rights,
-        turns: ReadQueue,
-        troubles: Troubles,
-        glance: Callable[[Credential], Awaitable[object]],
-        observer: Observer | None = None,
-    ) -> None:
-        self.trace = apart("follower")
-        """That of what is asked for all of them."""
-        self.trouble: Notice | None = None
-        self.listeners: set[Callable[[], None]] = set()
-        """Called when a viewer has something to hear that does not come through the broker."""
-        self._ref = ref
-        self._rights = rights
-        self._turns = turns
-        self._troubles = troubles
-        self._glance = glance
-        self._observer = observer or Observer()
-        self._wanted: set[QueuedRead] = set()
-        self._viewers: Counter[Credential] = Counter()
-        self._shown: dict[Credential, float] = {}
-        self._refused: dict[Credential, GatewayError] = {}
-        self._reads = False  # whether the log is read here, so that somebody is shown at each read
-        self._oldest = math.inf  # which right is renewed next, by when it was shown
-        self._stirred = asyncio.Event()  # another one may be due before it
-        self._retirement: asyncio.TimerHandle | None = None
-        self._closed = False
+    ref: RunRef
+    rights: Rights
+    turns: ReadQueue
+    troubles: Troubles
+    glance: Callable[[Credential], Awaitable[object]]
+    observer: Observer = field(default_factory=Observer)
+    trace: Trace = field(default_factory=lambda: apart("follower"))
+    """That of what is asked for all of them."""
+    trouble: Notice | None = None
+    listeners: set[Callable[[], None]] = field(default_factory=set)
+    """Called when a viewer has something to hear that does not come through the broker."""
+    _wanted: set[QueuedRead] = field(default_factory=set)
+    _viewers: Counter[Credential] = field(default_factory=Counter)
+    _shown: dict[Credential, float] = field(default_factory=dict)
+    _refused: dict[Credential, GatewayError] = field(default_factory=dict)
+    _reads: bool = False  # whether the log is read here, so that somebody is shown at each read
+    _oldest: float = math.inf  # which right is renewed next, by when it was shown
+    _stirred: asyncio.Event = field(default_factory=asyncio.Event)  # another one may be due before it
+    _retirement: asyncio.TimerHandle | None = None
+    _closed: bool = False
 
     @property
     def viewers(self) -> int:
         return self._viewers.total()
 
-    def join(self, credential: Credential, confirmed: float) -> None:
-        """Somebody views the run, which the host has shown them then."""
+    def join(self, credential: Credential, confirmed: float, listener: Callable[[], None]) -> None:
+        """Somebody views the run, which the host has shown them then. ``listener`` is as in ``listeners``."""
         self._stay()
+        self.listeners.add(listener)
         self._refused.pop(credential, None)
         self._shown.setdefault(credential, confirmed)
         self._viewers[credential] += 1
@@ -99,7 +92,8 @@ class Readers:
         for turn in self._wanted:
             turn.offer((credential, self._shown[credential]))
 
-    def leave(self, credential: Credential) -> None:
+    def leave(self, credential: Credential, listener: Callable[[], None]) -> None:
+        self.listeners.discard(listener)
         self._viewers[credential] -= 1
         if self._viewers[credential] <= 0:
             del self._viewers[credential]
@@ -118,14 +112,13 @@ class Readers:
             self._retirement.cancel()
 
     def anybody(self) -> Credential | None:
-        """The credential of somebody who views the run."""
         return next((credential for credential in self._viewers if credential not in self._refused), None)
 
     @property
     def room(self) -> float:
         """Seconds between reads without news that the budget of one of those who view the run has room for."""
         credential = self.anybody()
-        return math.inf if credential is None else self._turns.queue(credential.digest).budget.quiet(loop_time())
+        return math.inf if credential is None else self.turns.queue(credential.digest).budget.quiet(loop_time())
 
     def views(self, credential: Credential) -> bool:
         """Whether somebody views the run with this credential, and may."""
@@ -153,15 +146,15 @@ class Readers:
             AnswerCut: besides, they are too many; or that one cannot be had, and the host is well otherwise.
         """
         most = amount
-        async with aclosing(ReadTrouble(self._turns.outage, self._is_back)) as trouble:
+        async with aclosing(ReadTrouble(self.turns.outage, self._is_back)) as trouble:
             while True:
-                with closing(self._turns.want(need, self._tell_of_waiting)) as turn:
+                with closing(self.turns.want(need, self._tell_of_waiting)) as turn:
                     credential = await self._granted(turn)
                     turn.begun()
                     try:
                         answer = await trouble.unless_past(call(credential, amount))
                     except UpstreamRateLimited as error:
-                        self._troubles.met(self._ref, error.root_reason or error.code)
+                        self.troubles.met(self.ref, error.root_reason or error.code)
                         if once:  # the limit of another operation, for all that is known
                             raise
                         turn.refused(error.retry_after)
@@ -174,7 +167,7 @@ class Readers:
                             continue
                         need = replace(need, since=loop_time())  # it has had its turn
                         turn.close()
-                        self._troubles.met(self._ref, error.root_reason or error.code)
+                        self.troubles.met(self.ref, error.root_reason or error.code)
                         self.set_trouble(Notice("upstream_unavailable", round(trouble.met(error), 1)))
                         if once:
                             raise
@@ -183,9 +176,9 @@ class Readers:
                     else:
                         if answer is not None:
                             turn.accepted()
-                            self._turns.outage.answered()
+                            self.turns.outage.answered()
                             if amount:
-                                self._observer.read(self.viewers)
+                                self.observer.read(self.viewers)
                             self._confirm(credential)
                             return answer[0]
                         turn.close()
@@ -195,7 +188,7 @@ class Readers:
     async def aside(self, call: Callable[[Credential], Awaitable[T]]) -> T | None:
         """The host's answer to what nobody waits for, if there is room for it beside the reads, and it is one."""
         for credential in self._accepted():
-            with self._turns.room(credential) as room:
+            with self.turns.room(credential) as room:
                 if not room:
                     continue
                 try:
@@ -226,12 +219,12 @@ class Readers:
 
     async def _is_back(self) -> bool:
         """Whether the host shows this log at all: asked for where there should be nothing, so that it costs little."""
-        with closing(self._turns.want(Need(loop_time(), EVERY))) as turn:
+        with closing(self.turns.want(Need(loop_time(), EVERY))) as turn:
             try:
                 async with asyncio.timeout(EVERY - 1):
                     credential = await self._granted(turn)
                     turn.begun()
-                    await self._glance(credential)
+                    await self.glance(credential)
             except UpstreamRateLimited as error:
                 turn.refused(error.retry_after)
             except (TimeoutError, Unavailable, UpstreamFailure):
@@ -274,7 +267,7 @@ class Readers:
                 self._oldest = min(self._shown[each] for each in accepted)
                 await set_within(self._oldest - long_ago + TICK, self._stirred)
                 continue
-            with closing(self._turns.want(Need(min(shown for _, shown in due), LIFETIME))) as turn:
+            with closing(self.turns.want(Need(min(shown for _, shown in due), LIFETIME))) as turn:
                 turn.offer(*due)
                 try:
                     async with asyncio.timeout(LOOK_ROUND):  # and then see who else is due
@@ -287,7 +280,7 @@ class Readers:
                 try:
                     await ask(credential)
                 except (Unavailable, UpstreamFailure) as error:
-                    self._troubles.met(self._ref, error.root_reason or error.code)
+                    self.troubles.met(self.ref, error.root_reason or error.code)
                     turn.close()
                     await asyncio.sleep(LOOK_ROUND)
                 except GatewayError as error:
@@ -299,7 +292,7 @@ class Readers:
         """Another instance may have shown somebody to the host meanwhile."""
         shown = self._shown.get(credential, math.inf)
         if -math.inf < shown <= loop_time() - LIFETIME + LOOK_ROUND:
-            confirmed = await self._rights.confirmed(credential, self._ref)
+            confirmed = await self.rights.confirmed(credential, self.ref)
             if credential in self._shown:
                 self._shown[credential] = max(self._shown[credential], confirmed)
 
@@ -312,7 +305,7 @@ class Readers:
         """Let nobody wait for a viewer who will not come."""
         self._closed = True
         self._stay()
-        self._troubles.gone(self._ref)
+        self.troubles.gone(self.ref)
         for turn in self._wanted:
             turn.give_up()
 
@@ -330,7 +323,7 @@ class Readers:
 
     def _tell_of_waiting(self) -> None:
         """Say so when the host wants patience from everybody who views this run."""
-        seconds = min((self._turns.closed(credential) for credential in self._accepted()), default=0.0)
+        seconds = min((self.turns.closed(credential) for credential in self._accepted()), default=0.0)
         if seconds > 0:
             self.set_trouble(Notice("rate_limited", round(seconds, 1)))
 
@@ -344,8 +337,8 @@ class Readers:
     def _confirm(self, credential: Credential) -> None:
         now, before = loop_time(), self._shown.get(credential, -math.inf)
         if now // NOTED > before // NOTED:
-            self._rights.renew(credential, self._ref)
-        self._troubles.over(self._ref)
+            self.rights.renew(credential, self.ref)
+        self.troubles.over(self.ref)
         if credential in self._viewers:
             self._shown[credential] = now
         if self.trouble is not None and self.trouble.code != RECOVERED:
@@ -353,7 +346,7 @@ class Readers:
 
     def _refuse(self, credential: Credential, error: GatewayError) -> None:
         """The host will not show this run to this credential (any more)."""
-        self._rights.revoke(credential, self._ref)
+        self.rights.revoke(credential, self.ref)
         if credential in self._viewers:
             self._refused[credential] = error
             self._withdraw(credential)

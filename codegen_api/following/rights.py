@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Protocol
 
 from cachetools import TTLCache
@@ -93,6 +93,7 @@ class CommonRights(Protocol):
         ...
 
 
+@dataclass(eq=False, slots=True)
 class Rights:
     """The rights that are good now, here and, in ``common``, in other instances. ``get`` gets a run from the host with
     somebody's own credential.
@@ -100,24 +101,20 @@ class Rights:
     Each holds a description of its run, and all together ``at_most`` bytes: what was not used for longest goes first.
     """
 
-    def __init__(
-        self,
-        get: Callable[[Credential, RunRef], Awaitable[Run]],
-        common: CommonRights | None = None,
-        *,
-        at_most: int = HELD_BYTES,
-    ) -> None:
-        self.doubted: Callable[[str, RunRef], None] | None = None
-        """Called when the host has refused the credential with this digest in another instance."""
-        self._get = get
-        self._common = common
-        if common is not None:
-            common.revoked = self._revoked_elsewhere
-        self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time, getsizeof=_size)
-        self._flights: Singleflight[tuple[str, RunRef], Right] = Singleflight()
+    get: Callable[[Credential, RunRef], Awaitable[Run]]
+    common: CommonRights | None = None
+    at_most: InitVar[int] = HELD_BYTES
+    doubted: Callable[[str, RunRef], None] | None = None
+    """Called when the host has refused the credential with this digest in another instance."""
+    _held: TTLCache[tuple[str, RunRef], Right] = field(init=False)
+    _flights: Singleflight[tuple[str, RunRef], Right] = field(default_factory=Singleflight)
+
+    def __post_init__(self, at_most: int) -> None:
+        self._held = TTLCache(at_most, LIFETIME, timer=loop_time, getsizeof=_size)
+        if self.common is not None:
+            self.common.revoked = self._revoked_elsewhere
 
     def held(self, credential: Credential, ref: RunRef) -> Right | None:
-        """The right that is good now, if there is one."""
         return self._held.get((credential.digest, ref))
 
     def asked_for(self, credential: Credential, ref: RunRef) -> bool:
@@ -141,15 +138,15 @@ class Rights:
         be good for longer than it is.
         """
         held = self.held(credential, ref)
-        return held if held is not None or self._common is None else await self._common.find(credential.digest, ref)
+        return held if held is not None or self.common is None else await self.common.find(credential.digest, ref)
 
     async def confirmed(self, credential: Credential, ref: RunRef) -> float:
         """When the host has last confirmed this right to another instance (the event loop's time)."""
-        found = None if self._common is None else await self._common.find(credential.digest, ref)
+        found = None if self.common is None else await self.common.find(credential.digest, ref)
         return -math.inf if found is None else found.confirmed
 
     async def _find_or_ask(self, credential: Credential, ref: RunRef) -> Right:
-        found = None if self._common is None else await self._common.find(credential.digest, ref)
+        found = None if self.common is None else await self.common.find(credential.digest, ref)
         return found if found is not None and found.whole else await self.ask(credential, ref)
 
     async def ask(self, credential: Credential, ref: RunRef, *, since: float | None = None) -> Right:
@@ -160,7 +157,7 @@ class Rights:
         if since is not None and held is not None and held.whole and held.asked >= since:
             return held
         asked = loop_time()
-        run = await self._get(credential, ref)
+        run = await self.get(credential, ref)
         right = self.grant(credential, run, asked)
         return right if ref == run.ref else self._hold(credential, right, ref)  # under the name that was used as well
 
@@ -184,8 +181,8 @@ class Rights:
     def revoke(self, credential: Credential, ref: RunRef) -> None:
         """The host has just refused ``credential``."""
         self._held.pop((credential.digest, ref), None)
-        if self._common is not None:
-            self._common.revoke(credential.digest, ref)
+        if self.common is not None:
+            self.common.revoke(credential.digest, ref)
 
     def _revoked_elsewhere(self, digest: str, ref: RunRef) -> None:
         self._held.pop((digest, ref), None)
@@ -193,8 +190,8 @@ class Rights:
             self.doubted(digest, ref)
 
     def _hold(self, credential: Credential, right: Right, ref: RunRef) -> Right:
-        if self._common is not None:
-            self._common.keep(credential.digest, ref, right)
+        if self.common is not None:
+            self.common.keep(credential.digest, ref, right)
         try:
             self._held[credential.digest, ref] = right
         except ValueError:  # larger than all may be together

@@ -303,7 +303,6 @@ class Subscriber(Tap[Update]):
         self._revision = missed.revision
 
     async def _begin_anew(self) -> AsyncGenerator[Batch | Resync, None]:
-        """The log was replaced by another one."""
         follower = self.follower
         while not follower.caught_up:
             await follower.reached(follower.tail + 1, since=float("-inf"))

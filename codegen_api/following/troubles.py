@@ -46,7 +46,6 @@ class Outage:
         self._asked = 0.0
 
     def answered(self) -> None:
-        """The host has answered a read."""
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
@@ -79,22 +78,22 @@ class Outage:
         self.answered()
 
 
+@dataclass(eq=False, slots=True)
 class ReadTrouble:
     """One read that fails, again and again: when to try it next. ``is_back`` asks the host for next to nothing.
 
     When the host answers others, it is tried at once, and then it has a pace of its own.
     """
 
-    def __init__(self, outage: Outage, is_back: Callable[[], Awaitable[bool]]) -> None:
-        self.proofs = 0
-        """How often in a row the host was seen well after it has failed to give this."""
-        self._outage = outage
-        self._is_back = is_back
-        self._patience = Patience()
-        self._delay = 0.0
-        self._alone = False
-        self._tries = 0
-        self._over: asyncio.Task[None] | None = None
+    outage: Outage
+    is_back: Callable[[], Awaitable[bool]]
+    proofs: int = 0
+    """How often in a row the host was seen well after it has failed to give this."""
+    _patience: Patience = field(default_factory=Patience)
+    _delay: float = 0.0
+    _alone: bool = False
+    _tries: int = 0
+    _over: asyncio.Task[None] | None = None
 
     @property
     def to_be_proven(self) -> bool:
@@ -105,7 +104,7 @@ class ReadTrouble:
         """It failed like this: in how many seconds it is tried again, if not before."""
         self._delay = self._patience.next(error.retry_after)
         if self._over is None and not self._alone and error.retry_after is None:
-            self._over = asyncio.ensure_future(self._outage.over(self._is_back))
+            self._over = asyncio.ensure_future(self.outage.over(self.is_back))
         return self._delay if self._over is None else min(self._delay, EVERY)
 
     async def passed(self, *, at_once: bool = False) -> bool:

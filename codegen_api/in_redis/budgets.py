@@ -11,9 +11,19 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 
-from codegen_api.following.common_budget import BudgetStanding, Usage
+from codegen_api.following.shared_budgets import Usage
 from codegen_api.in_redis.chores import Chores
-from codegen_api.pace import BURST, CLOCK_MARGIN, MAX_BELIEVED, MIN_WAIT, READ_SHARE, RECOVERY, RESERVE, WINDOW
+from codegen_api.pace import (
+    BURST,
+    CLOCK_MARGIN,
+    MAX_BELIEVED,
+    MIN_WAIT,
+    READ_SHARE,
+    RECOVERY,
+    RESERVE,
+    WINDOW,
+    BudgetStanding,
+)
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews, RedisScript
 
 SIGN_SECONDS = 2.0

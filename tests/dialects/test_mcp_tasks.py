@@ -9,7 +9,7 @@ import pytest
 
 from codegen_api.dialects.mcp.protocol import TASKS
 from codegen_api.errors import Unsupported
-from codegen_api.following.resumption import RESUME_DOUBT
+from codegen_api.following.mirror import RESUME_DOUBT
 from codegen_api.runs import WaitReason
 from tests.dialects.mcp import ABLE, McpClient
 from tests.dialects.site import Site, serving

@@ -218,7 +218,7 @@ def _bearer(token: str) -> dict[str, str]:
 async def test_a_refusal_in_the_middle_is_a_failure() -> None:
     host = a_host(1)
     async with serving(host, upstream_read_interval_seconds=0.1, upstream_requests_per_minute=60_000) as site:
-        site.app.state.parts.gateway.feeds._every = 0.1
+        site.app.state.parts.gateway.feeds.every = 0.1
         connection = Connection(site.app, FEED)
         await connection.received(3)
         host.tokens.clear()

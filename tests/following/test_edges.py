@@ -458,6 +458,10 @@ async def _allowed(*_: Any) -> Run:
     return Run(RunRef("9", "1"), RunStatus.RUNNING, "ACTIVE", {})
 
 
+def _nobody() -> None:
+    """Hears nothing."""
+
+
 async def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
     readers = Readers(RunRef("9", "1"), Rights(_allowed), ReadQueue(), Troubles(), _allowed)
     waiting = asyncio.create_task(readers.ask(_allowed, Need(0, 1)))
@@ -472,7 +476,7 @@ async def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
     rights = Rights(_allowed)
     readers = Readers(RunRef("9", "1"), rights, ReadQueue(), Troubles(), _allowed)
     alice, bob = caller("alice").credential, caller("bob").credential
-    readers.join(alice, (await rights.require(alice, RunRef("9", "1"))).confirmed)
+    readers.join(alice, (await rights.require(alice, RunRef("9", "1"))).confirmed, _nobody)
 
     async def refuse(credential: Any) -> str:
         await asyncio.sleep(1)
@@ -482,8 +486,8 @@ async def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
 
     asking = asyncio.create_task(readers.ask(refuse, Need(0, 1)))
     await asyncio.sleep(0.5)
-    readers.leave(alice)
-    readers.join(bob, (await rights.require(bob, RunRef("9", "1"))).confirmed)
+    readers.leave(alice, _nobody)
+    readers.join(bob, (await rights.require(bob, RunRef("9", "1"))).confirmed, _nobody)
     assert await asking == "shown"
     assert readers.refusal(alice) is None
 

@@ -12,7 +12,7 @@ from codegen_api.brokers import News, RunCancelled
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.brokers.redis import RedisBroker
 from codegen_api.following import Right
-from codegen_api.following.common_budget import Usage
+from codegen_api.following.shared_budgets import Usage
 from codegen_api.idempotency.records import MemoryRecords, RequestRecord, RequestState
 from codegen_api.identity import Principal
 from codegen_api.in_redis import InRedis

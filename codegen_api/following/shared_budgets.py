@@ -1,11 +1,38 @@
-"""The budgets that several instances have together: the port."""
+"""What several have of one budget: fair shares of it for users of one token, and the port to that of all instances."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+from codegen_api.pace import CLOCK_MARGIN, RESERVE, WINDOW, BudgetStanding
 
-@dataclass(frozen=True, slots=True)
+LONE_SHARE = 0.75
+"""Fraction of a shared limit that one user may take while no other asks for anything."""
+
+
+class FairShares:
+    """Recent use of a shared budget per user. If several use it, each is entitled to an equal share."""
+
+    def __init__(self) -> None:
+        self._used: dict[Hashable, deque[float]] = {}
+
+    def used(self, who: Hashable, now: float) -> None:
+        self._used.setdefault(who, deque()).append(now)
+
+    def wait(self, who: Hashable, now: float, limit: float) -> float:
+        """Seconds until ``who`` is below their share of ``limit``."""
+        for name, times in list(self._used.items()):
+            while times and times[0] <= now - WINDOW - CLOCK_MARGIN:
+                times.popleft()
+            if not times:
+                del self._used[name]
+        share = max(1, int(min(LONE_SHARE, (1 - RESERVE) / len(self._used.keys() | {who})) * limit))
+        mine = self._used.get(who, ())
+        return 0.0 if len(mine) < share else mine[len(mine) - share] + WINDOW + CLOCK_MARGIN - now
+
+
+@dataclass(slots=True)
 class Usage:
     """What one instance has to say of its requests with one credential.
 
@@ -28,20 +55,6 @@ class Usage:
     late: bool = False
     wanted: bool = False
     known: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetStanding:
-    """How all instances together stand: ``wait`` seconds until the read may begin that was wanted, 0 if it may now, and
-    infinite if that depends on an answer; requests and reads in the window and under way; the estimate of the limit,
-    and for how long the host accepts nothing.
-    """
-
-    wait: float
-    asked: int
-    reads: int
-    allowed: float
-    closed: float
 
 
 class CommonBudgets(Protocol):
