@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from codegen_api.accounts import Accounts
-from codegen_api.brokers import Broker
+from codegen_api.brokers import Broker, RunCancelled, RunResumed
 from codegen_api.errors import RunEnded, RunFinal, Unsupported
 from codegen_api.feeds import Feeds
 from codegen_api.following import Attendant, Patrol, Position, ReadQueue, loop_time
@@ -167,7 +167,7 @@ class Gateway:
                     await self._upstream.uncancel_run(caller.credential, ref)
             async with self._order(caller, ref):
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images, key=key)
-        await self._hub.resumed(run.ref, run, length)
+        await self._hub.happened(run.ref, RunResumed(loop_time(), run, length))
         return run
 
     def resumed_lately(self, ref: RunRef) -> bool:
@@ -192,7 +192,7 @@ class Gateway:
                     raise RunEnded
             async with self._order(caller, ref):
                 await self._upstream.cancel_run(caller.credential, ref)
-                await self._hub.cancelled(ref)
+                await self._hub.happened(ref, RunCancelled(loop_time()))
             run = await self._reads.run(caller.credential, ref)
         if certain and run.status in _FINISHED:
             raise RunEnded  # it ended by itself meanwhile

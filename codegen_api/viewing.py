@@ -229,7 +229,7 @@ class Stream(Tap[Update]):
                     ownership.require(caller, ownership.remember(ref, right.run), READ)
                 patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
             subscriber = hub.subscribe(caller.credential, right, position, patrol)
-            self._reading = subscriber.reading
+            self._reading = subscriber.follower.readers.trace
             yield subscriber
 
 

@@ -169,11 +169,8 @@ class Hub:
         finally:
             self._go(attendant)
 
-    async def resumed(self, ref: RunRef, run: Run | None, length: Cursor | None = None) -> None:
-        """The host has just answered a resume of this run (with ``run``, if it said anything of use), whose log was of
-        this ``length`` before, if that is known.
-        """
-        news = RunResumed(loop_time(), run, length)
+    async def happened(self, ref: RunRef, news: RunResumed | RunCancelled) -> None:
+        """The host has just answered an order for this run."""
         self._heard(ref, news)
         await self.broker.tell(ref, news)
 
@@ -188,12 +185,6 @@ class Hub:
             return False
         cancelled = self._cancels.get(run.ref, RunCancelled(-math.inf)).at
         return not (run.status is RunStatus.CANCELLED and asked >= cancelled > resumed.at)
-
-    async def cancelled(self, ref: RunRef) -> None:
-        """The host has just answered a cancel of this run."""
-        news = RunCancelled(loop_time())
-        self._heard(ref, news)
-        await self.broker.tell(ref, news)
 
     def touched(self, ref: RunRef) -> None:
         """Somebody has altered this run through the gateway."""

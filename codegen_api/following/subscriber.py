@@ -18,7 +18,6 @@ from codegen_api.identity import Credential
 from codegen_api.positions import AMENDABLE, UNKNOWN, Copy, Missed, Position, Trail
 from codegen_api.runs import Amended, Changed, Cursor, LogEntry, Run
 from codegen_api.taps import Pulled, Tap
-from codegen_api.telemetry import Trace
 from codegen_api.wheel import EARLY, Alarm
 
 
@@ -82,9 +81,9 @@ class Subscriber(Tap[Update]):
     """
 
     __slots__ = (
-        "_alarm", "_broker", "_came", "_changed", "_current", "_from", "_generation", "_leaving", "_left", "_opened",
-        "_patrol", "_poked", "_resting", "_revision", "_run", "_silent_since", "_source", "_told", "credential",
-        "cursor", "follower", "position",
+        "_alarm", "_broker", "_came", "_changed", "_current", "_from", "_generation", "_leaving", "_left", "_patrol",
+        "_poked", "_resting", "_revision", "_run", "_silent_since", "_source", "_told", "credential", "cursor",
+        "follower", "position",
     )  # fmt: skip
 
     def __init__(
@@ -114,17 +113,12 @@ class Subscriber(Tap[Update]):
         self._revision: int | None = None  # of the log, of which everything was given up to the cursor
         self._source: Tap[Batch | Resync] = self._tap(Pulled(self._approach()))
         self._alarm: Alarm | None = None
-        self._opened = self._silent_since = loop_time()
+        self._silent_since = came
         self._current = False
         self._run: Run | None = None  # as it was described last
         self._changed: Changed | None = None  # a description that is still to be told
         trouble = follower.readers.trouble
         self._told = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
-
-    @property
-    def reading(self) -> Trace:
-        """The trace of those reads of the host that are for all viewers of the run."""
-        return self.follower.readers.trace
 
     def poke(self) -> None:
         """There may be something to tell, when whoever says so is done."""
@@ -159,7 +153,7 @@ class Subscriber(Tap[Update]):
                 if now >= silent_until - EARLY:
                     self._silent_since = now
                     return QUIET
-                self._set_alarm(min(silent_until, self._opened + self._patrol.max_age))
+                self._set_alarm(min(silent_until, self._came + self._patrol.max_age))
                 self._resting = self._current and self._from.told is None
                 return None
             self._silent_since = now
@@ -205,7 +199,7 @@ class Subscriber(Tap[Update]):
         if not self._current and follower.caught_up and self.cursor == follower.tail and self._run == follower.run:
             self._current = True  # everything was given that the follower has seen
             return Current(self.cursor)
-        if self._leaving or loop_time() >= self._opened + self._patrol.max_age - EARLY:
+        if self._leaving or loop_time() >= self._came + self._patrol.max_age - EARLY:
             self.over = True
             return Leaving(self.position)
         return None
@@ -232,7 +226,7 @@ class Subscriber(Tap[Update]):
 
     def _wake_up(self) -> None:
         self._alarm, now = None, loop_time()
-        leaving = self._opened + self._patrol.max_age
+        leaving = self._came + self._patrol.max_age
         if self._resting and now < leaving - EARLY:  # as most viewers do most of the time: this is all that they cost
             quiet = now >= self._silent_since + self._patrol.heartbeat - EARLY
             if not quiet or self.sink.offer(QUIET, now):
@@ -254,7 +248,7 @@ class Subscriber(Tap[Update]):
         ``BELIEVED``. But who comes back without an end may have been told by somebody else, a moment ago, that the run
         was resumed; to hear again of the old end would contradict that. So for them it must have been seen since.
         """
-        return self._opened if self._from.cursor and not self._from.over else self._opened - BELIEVED
+        return self._came if self._from.cursor and not self._from.over else self._came - BELIEVED
 
     # -- what comes from the log --------------------------------------------------------------------------------------
 
