@@ -138,9 +138,9 @@ class Feeds:
             mark = self.viewing.ownership.owner_of(run)
             return (everybodys or mark in marks) and self.viewing.ownership.may_list(caller, run)
 
-        async def search(front: Listing[Run]) -> tuple[Sequence[Run], bool]:
+        async def search(front: Listing[Run]) -> tuple[Sequence[Run], bool, float]:
             found = await self.lists.list(caller, organization, 0, limit, ANYTHING, None, front)
-            return found.listing.items, found.next_skip is not None
+            return found.listing.items, found.next_skip is not None, found.asked
 
         return Choice(named, limit, visible, None if everybodys else search)
 

@@ -1,11 +1,13 @@
 """Lists of runs: filtered by what the host cannot filter by, and of a caller's own runs where callers share a token."""
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
 from cachetools import LRUCache
 
+from codegen_api.following import loop_time
 from codegen_api.host_reads import Reads
 from codegen_api.identity import ALL, READ, Caller
 from codegen_api.ownership import Ownership
@@ -46,13 +48,15 @@ _UNKNOWN: IndexEntry = (RunRef("", ""), None)
 @dataclass(frozen=True, slots=True)
 class FoundRuns:
     """Runs from a list. ``next_skip`` says where to continue; None at the end. ``searched``: they were found by a
-    search. ``unseen``: some runs on the way could not be read.
+    search. ``unseen``: some runs on the way could not be read. ``asked``: when (event loop time) the host was first
+    asked for one of the pages that were searched for own runs.
     """
 
     listing: Listing[Run]
     next_skip: int | None = None
     searched: bool = False
     unseen: bool = False
+    asked: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +278,7 @@ class RunLists:
         if caller.shared and only.user_id == str(caller.principal.number):
             caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
         if caller.shared and READ + ALL not in caller.scopes:
-            return await self._own(caller, organization, skip, limit, only, status, front)
+            return await self._own(caller, (caller.credential.digest, organization, only), skip, limit, status, front)
 
         def read(place: int, amount: int) -> Awaitable[Listing[Run]]:
             return self._reads.runs(caller.credential, organization, place, amount, only)
@@ -290,31 +294,26 @@ class RunLists:
         return FoundRuns(listing, found.next_place, searched=True, unseen=found.unseen)
 
     async def _own(
-        self,
-        caller: Caller,
-        organization: str,
-        skip: int,
-        limit: int,
-        only: RunFilter,
-        status: str | None,
-        front: Listing[Run] | None,
+        self, caller: Caller, key: Key, skip: int, limit: int, status: str | None, front: Listing[Run] | None
     ) -> FoundRuns:
         """The caller's own runs. ``skip`` is a number of runs, or where an earlier search stopped."""
         sealed = self._ownership.unseal(skip)
-        key = (caller.credential.digest, organization, only)
+        _, organization, only = key
         index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
         marks = self._ownership.marks_of(caller)
-        fits, pages = True, SEARCHED_PAGES
+        fits, pages, asked = True, SEARCHED_PAGES, math.inf
+
+        async def page(place: int) -> tuple[float, Listing[Run]]:
+            began = loop_time()
+            return began, await self._reads.runs(caller.credential, organization, place, self._page_size, only)
 
         async def read(place: int) -> Listing[Run]:
-            nonlocal fits, pages
+            nonlocal fits, pages, asked
             if place == 0 and front is not None and fits:
                 listing = front
             else:
-                listing = await self._reads.share(
-                    ("runs", key, place),
-                    lambda: self._reads.runs(caller.credential, organization, place, self._page_size, only),
-                )
+                began, listing = await self._reads.share(("runs", key, place), lambda: page(place))
+                asked = min(asked, began)  # by whom it was begun
             fits, pages = index.add_page(place, listing) and fits, pages - listing.pieces
             mark.arrive([run.ref for run in listing.items], place)
             return listing
@@ -347,4 +346,4 @@ class RunLists:
             on = self._ownership.seal(mark.encode()) if mark.place < _PLACES else None
         # how many runs others have, and where in the list this one is, must not be disclosed
         listing = Listing(found.runs, Paging(None, None, limit, None), on is None)
-        return FoundRuns(listing, on, searched=True, unseen=found.unseen)
+        return FoundRuns(listing, on, searched=True, unseen=found.unseen, asked=asked)

@@ -80,7 +80,7 @@ class FeedLeaving:
 FeedUpdate: TypeAlias = Listed | Shown | Removed | Notice | Quiet | FeedLeaving
 
 
-Search: TypeAlias = Callable[[Listing[Run]], Awaitable[tuple[Sequence[Run], bool]]]
+Search: TypeAlias = Callable[[Listing[Run]], Awaitable[tuple[Sequence[Run], bool, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Choice:
     """Which runs a viewer's feed is of: those ``named``, or else the newest ``limit``; of these, the ``visible`` ones.
 
     ``search`` finds the newest of them, as there may be too few in the front of the host's list, which it is given, and
-    says whether there may be more. If it is None, they are all in the front.
+    says whether there may be more, and when the host was asked for others. If it is None, they are all in the front.
     """
 
     named: tuple[RunRef, ...] | None
@@ -232,9 +232,9 @@ class FeedViewer:
             self._merge()
 
     async def _search(self, search: Search) -> None:
-        feed, asked, generation = self.feed, loop_time(), self.feed.generation
+        feed, generation = self.feed, self.feed.generation
         try:
-            runs, self._more = await search(feed.listing)
+            runs, self._more, asked = await search(feed.listing)
         except (Unavailable, UpstreamFailure):
             if self._searched is None:
                 raise

@@ -446,6 +446,37 @@ async def test_own_runs_are_found_behind_those_of_others_and_kept_when_these_pus
     await ann.sees({1: "COMPLETE", 450: "ACTIVE"}, within=12 * EVERY)
 
 
+@pytest.mark.wire("feed-run", "feed-at-once")
+async def test_what_a_search_finds_is_no_newer_than_the_page_it_shares_with_another_search() -> None:
+    host = FakeHost()
+    host.add("1", marks=Ownership([SECRET]).marks(user("ann")))
+    for number in range(2, 150):
+        host.add(str(number))
+    gateway, slow = gateway_to(host), [0.0]
+    list_runs = host.list_runs
+
+    async def listing(credential: Any, organization: str, skip: int, *rest: Any) -> Any:
+        listed = await list_runs(credential, organization, skip, *rest)
+        await asyncio.sleep(slow[0] if skip else 0)
+        return listed
+
+    host.list_runs = listing  # type: ignore[method-assign, assignment]
+    first, second, third = (Onlooker(user("ann")) for _ in range(3))
+    watching = watched(gateway, first)
+    await first.sees({1: "ACTIVE"}, within=3)
+    slow[0] = 5
+    watching = asyncio.gather(watching, second.watch(gateway))
+    await asyncio.sleep(1)
+    host.runs["1"].status = "COMPLETE"
+    await gateway.get(user("ann"), "9", "1")
+    await asyncio.sleep(1)
+    watching = asyncio.gather(watching, third.watch(gateway))  # joins the search of the second
+    await asyncio.sleep(10)
+    assert first.told == [(1, "ACTIVE"), (1, "ACTIVE"), (1, "COMPLETE")]  # in the list, as a whole, and changed
+    assert [each_status(each) for each in (second, third)] == [{1: "COMPLETE"}] * 2
+    await over(watching, gateway)
+
+
 @pytest.mark.wire("feed-shared")
 async def test_two_hundred_users_who_share_a_token_cost_the_host_one_list_per_interval() -> None:
     host = FakeHost()
