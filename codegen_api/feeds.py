@@ -3,7 +3,7 @@ of it each of them may see.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -111,15 +111,8 @@ class Feeds:
             await stack.enter_async_context(self.viewing.limits.take(caller.principal))
             attendant = stack.enter_context(self.viewing.hub.attend())
             feed = await stack.enter_async_context(self._joined(caller.credential, organization, attendant))
-            viewer = FeedViewer(
-                feed,
-                self._choice(caller, organization, named, limit),
-                position,
-                patrol,
-                attendant,
-                came=came,
-                line=self.turns.line(caller.credential),
-            )
+            choice, line = self._choice(caller, organization, named, limit), self.turns.line(caller.credential)
+            viewer = FeedViewer(feed, choice, position, patrol, attendant, came, line)
             feed.wanted.add(viewer.wanted)
             stack.callback(feed.wanted.discard, viewer.wanted)
             feed.wake()
@@ -170,20 +163,15 @@ class Feeds:
         return feed
 
     def _start(self, credential: Credential, organization: str, first: tuple[float, Listing[Run]] | None) -> Feed:
+        def read(credential: Credential) -> Awaitable[Listing[Run]]:
+            return self._read(credential, organization)
+
         async def glance(credential: Credential) -> None:
             await self.upstream.list_runs(credential, organization, 0, 1, ANYTHING)
 
-        feed = Feed(
-            organization,
-            credential,
-            Readers(RunRef(organization, credential.digest), self.rights, self.turns, self._troubles, glance),
-            self._held,
-            lambda credential: self._read(credential, organization),
-            self.upstream.get_run,
-            self.viewing.hub.doubts,
-            self.every,
-            first,
-        )
+        ref, get, doubts = RunRef(organization, credential.digest), self.upstream.get_run, self.viewing.hub.doubts
+        readers = Readers(ref, self.rights, self.turns, self._troubles, glance)
+        feed = Feed(organization, credential, readers, self._held, read, get, doubts, self.every, first)
         self._feeds.setdefault(organization, {})[credential.digest] = feed
         return feed
 

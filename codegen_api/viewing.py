@@ -30,11 +30,9 @@ class OpenStreams(Protocol):
 
     async def take(self, principal: Principal, count: int, each: int) -> bool:
         """They have ``count`` here now; False if that would be more than ``each`` everywhere."""
-        ...
 
     def left(self, principal: Principal, count: int) -> None:
         """They have only ``count`` here from now on."""
-        ...
 
 
 @dataclass(eq=False, slots=True)

@@ -33,7 +33,7 @@ IN_LINE = 20.0
 """Seconds for which somebody who gets no answer before it waits in the line."""
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
+@dataclass(eq=False, slots=True)
 class Hub:
     """Shares followers among viewers, and keeps them for ``linger`` seconds: long enough for a browser to come back."""
 

@@ -82,15 +82,12 @@ class CommonRights(Protocol):
 
     async def find(self, digest: str, ref: RunRef) -> Right | None:
         """A right that was confirmed within ``LIFETIME``."""
-        ...
 
     def keep(self, digest: str, ref: RunRef, right: Right) -> None:
         """The host has confirmed this one. Waits for nothing."""
-        ...
 
     def revoke(self, digest: str, ref: RunRef) -> None:
         """The host has refused. Waits for nothing."""
-        ...
 
 
 @dataclass(eq=False, slots=True)

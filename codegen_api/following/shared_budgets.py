@@ -66,13 +66,10 @@ class CommonBudgets(Protocol):
     @property
     def usable(self) -> bool:
         """Whether they can be asked now."""
-        ...
 
     @property
     def instances(self) -> int:
         """How many instances there are, as far as is known: at least one."""
-        ...
 
     async def tell(self, digest: str, usage: Usage, *, limit: float, cost: int) -> BudgetStanding | None:
         """Report ``usage``, and begin a read if one is wanted and there is room. None if nobody can say."""
-        ...
