@@ -187,11 +187,10 @@ class Feeds:
         return await self.reads.runs(credential, organization, 0, FRONT, ANYTHING)
 
     def _retire(self, feed: Feed) -> None:
-        feeds = self._feeds.get(feed.organization, {})
-        if feeds.get(feed.credential.digest) is feed:
-            del feeds[feed.credential.digest]
-            if not feeds:
-                del self._feeds[feed.organization]
+        feeds = self._feeds[feed.organization]
+        del feeds[feed.credential.digest]
+        if not feeds:
+            del self._feeds[feed.organization]
         feed.readers.close()
         feed.following.cancel()
         self._closing.add(feed.following)

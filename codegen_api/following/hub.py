@@ -290,9 +290,8 @@ class Hub:
         return follower
 
     def _retire(self, follower: Follower) -> None:
-        if self._followers.get(follower.ref) is follower:
-            del self._followers[follower.ref]
-            self.observer.serving(self.viewers, self.runs_followed)
+        del self._followers[follower.ref]
+        self.observer.serving(self.viewers, self.runs_followed)
         follower.readers.close()
         follower.following.cancel()
         self._wait_for(follower.following)

@@ -172,7 +172,8 @@ class QueuedRead:
     on_refusal: Callable[[], None]
     _shown: dict[Credential, float] = field(default_factory=dict)
     _granted: asyncio.Future[Credential] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    _queue: "_Queue | None" = None
+    _queue: "_Queue" = field(init=False)  # which has granted it
+    _reading: bool = False
     _begun: bool = False
 
     def offer(self, *credentials: tuple[Credential, float]) -> None:
@@ -213,35 +214,34 @@ class QueuedRead:
         if self._granted.done():  # by another queue, or nobody waits any more
             return
         credentials = [credential for credential in self._shown if self.turns.queue(credential.digest) is queue]
-        self._queue = queue
+        self._queue, self._reading = queue, True
         queue.budget.begin(loop_time())
         self._granted.set_result(min(credentials, key=self._shown.__getitem__))
 
     def begun(self) -> None:
-        if self._queue is not None and not self._begun:
+        if not self._begun:
             self._begun = True
             self._queue.budget.sent()
 
     def accepted(self) -> None:
-        if self._queue is not None:
-            self._queue.budget.accepted(loop_time())
-            self._queue.unsaid.accepted = True
+        self._queue.budget.accepted(loop_time())
+        self._queue.unsaid.accepted = True
 
     def refused(self, retry_after: float | None) -> None:
         """The host answered with 429."""
-        if self._queue is not None:
-            self._queue.budget.refused(loop_time(), retry_after)
-            self._queue.unsaid.refused, self._queue.unsaid.retry_after = True, retry_after
-            self.on_refusal()
-            for other in list(self._queue.waiting):
-                other.on_refusal()
+        self._queue.budget.refused(loop_time(), retry_after)
+        self._queue.unsaid.refused, self._queue.unsaid.retry_after = True, retry_after
+        self.on_refusal()
+        for other in list(self._queue.waiting):
+            other.on_refusal()
 
     def close(self) -> None:
         """The read is over, or not wanted any more."""
         self._leave()
-        if self._queue is not None:
+        if self._reading:
+            self._reading = False
             self.begun()
-            queue, self._queue = self._queue, None
+            queue = self._queue
             queue.budget.finish(loop_time())
             queue.unsaid.read += self.turns.cost
             queue.report()
