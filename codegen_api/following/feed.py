@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
 from itertools import islice
 
@@ -20,7 +21,7 @@ from cachetools import LRUCache
 from codegen_api.errors import GatewayError, InvalidToken, Rejected, Unavailable, UpstreamError, UpstreamFailure
 from codegen_api.following.host_log import without_nulls
 from codegen_api.following.readers import Readers
-from codegen_api.following.rights import LIFETIME, RIGHT_BYTES, TICK, loop_time, set_within
+from codegen_api.following.rights import LIFETIME, RIGHT_BYTES, TICK, loop_time
 from codegen_api.identity import Credential, asker
 from codegen_api.pace import FAST, Need
 from codegen_api.runs import UNCOUNTED, Run, RunRef, to_json
@@ -279,7 +280,9 @@ class Feed:
             if ref is not None and due <= now + TICK:
                 await self._look_at(ref)
                 continue
-            await set_within(min(until, due) - now, self._wake)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(until, due) - now):
+                    await self._wake.wait()
         # as if it was read only now: it comes behind the logs, however late all are
         return Need(now, self.interval)
 
