@@ -462,19 +462,18 @@ async def test_what_a_search_finds_is_no_newer_than_the_page_it_shares_with_anot
 
     host.list_runs = listing  # type: ignore[method-assign, assignment]
     first, second, third = (Onlooker(user("ann")) for _ in range(3))
-    watching = watched(gateway, first)
+    watched(gateway, first)
     await first.sees({1: "ACTIVE"}, within=3)
     slow[0] = 5
-    watching = asyncio.gather(watching, second.watch(gateway))
+    watched(gateway, second)
     await asyncio.sleep(1)
     host.runs["1"].status = "COMPLETE"
     await gateway.get(user("ann"), "9", "1")
     await asyncio.sleep(1)
-    watching = asyncio.gather(watching, third.watch(gateway))  # joins the search of the second
+    watched(gateway, third)  # joins the search of the second
     await asyncio.sleep(10)
     assert first.told == [(1, "ACTIVE"), (1, "ACTIVE"), (1, "COMPLETE")]  # in the list, as a whole, and changed
     assert [each_status(each) for each in (second, third)] == [{1: "COMPLETE"}] * 2
-    await over(watching, gateway)
 
 
 @pytest.mark.wire("feed-shared")
