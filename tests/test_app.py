@@ -146,7 +146,7 @@ def test_what_is_in_force_is_logged_once_without_its_secrets(
 def test_processes_beside_each_other_share_the_budget(workers: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     app = create_app(settings(workers=workers), upstream=FakeHost())
-    assert app.state.parts.gateway._hub._cadence().fast == pytest.approx(1.25 * workers)
+    assert app.state.parts.gateway._hub.cadence().fast == pytest.approx(1.25 * workers)
     said = "4 workers without CODEGEN_REDIS_URL: each takes 1/4 of the host's 60 requests a minute; no worker knows"
     assert (said in caplog.text) == (workers == 4)
 
@@ -155,7 +155,7 @@ def test_with_redis_workers_divide_nothing(caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.INFO)
     shared = {"redis_url": "redis://127.0.0.1:1", "secret_key": "0123456789abcdef" * 2}
     app = create_app(settings(workers=4, **shared), upstream=FakeHost())
-    assert app.state.parts.gateway._hub._cadence().fast == pytest.approx(1.25)
+    assert app.state.parts.gateway._hub.cadence().fast == pytest.approx(1.25)
     assert "no worker knows" not in caplog.text
 
 
@@ -166,7 +166,7 @@ def test_redis_needs_a_secret_that_all_instances_have() -> None:
 
 def _cadence_of_a_worker(answer: "multiprocessing.SimpleQueue[float]", arguments: list[str]) -> None:
     sys.argv[1:] = arguments
-    answer.put(create_app(settings(), upstream=FakeHost()).state.parts.gateway._hub._cadence().fast)
+    answer.put(create_app(settings(), upstream=FakeHost()).state.parts.gateway._hub.cadence().fast)
 
 
 @pytest.mark.parametrize(
