@@ -42,7 +42,7 @@ Every request bears a token of the hosted API, or one of the deployment's own us
 
 
 class Application(FastAPI):
-    """FastAPI with the edge outside everything else, where middleware cannot be installed."""
+    """FastAPI with the edge as the outermost layer, outside of where FastAPI installs middleware."""
 
     edge: Edge
     cannot_start: str | None = None
@@ -56,7 +56,7 @@ class Application(FastAPI):
         **more: Any,
     ) -> None:
         self.settings, self.dialects, self.observer, self.tracer = settings, dialects, observer, tracer
-        # the description and its pages are served by the documentation module
+        # the documentation module serves the OpenAPI document and its pages
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **more)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,20 +65,21 @@ class Application(FastAPI):
             self.middleware_stack = self.middleware_stack or self.build_middleware_stack()
             return await self.middleware_stack(scope, receive, send)
 
-        async def say(message: Message) -> None:
-            # the server logs this message, into which Starlette puts a whole traceback
-            failed = message["type"] == "lifespan.startup.failed" and self.cannot_start
-            await send({**message, "message": failed} if failed else message)
+        async def send_without_traceback(message: Message) -> None:
+            # the server logs the message of a failed startup, and Starlette makes it a whole traceback
+            if message["type"] == "lifespan.startup.failed" and self.cannot_start:
+                message = {**message, "message": self.cannot_start}
+            await send(message)
 
         try:
-            await super().__call__(scope, receive, say)
+            await super().__call__(scope, receive, send_without_traceback)
         except StoreUnavailable:
             if self.cannot_start is None:
                 raise
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            routes = [each.documented() if isinstance(each, CallerFirst) else each for each in self.routes]
+            routes = [route.documented() if isinstance(route, CallerFirst) else route for route in self.routes]
             self.openapi_schema = get_openapi(
                 title=self.title, version=self.version, description=self.description, routes=routes
             )
@@ -88,7 +89,7 @@ class Application(FastAPI):
         return document
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The edge, and what routes need. FastAPI has more in between, for what the edge does already."""
+        """The edge around the routes, without FastAPI's own middleware, whose work the edge already does."""
         settings = self.settings
         self.edge = Edge(
             Dispatch(self.router),
@@ -106,8 +107,8 @@ class Application(FastAPI):
         return self.edge
 
     def _render(self, scope: Scope, error: GatewayError) -> Response:
-        """The response to a failed request, in the shape of its dialect; the error is noted for the log line."""
-        # why a token was refused has log lines of its own, which are rate-limited: anybody can cause them
+        """Render an error in the shape of the request's dialect, and note it for the log line."""
+        # refused tokens have their own, rate-limited log lines, since anybody can cause them
         note(error.code, None if isinstance(error, NotAuthenticated) else error.root_reason)
         response = dialect_of(scope, self.dialects).render_error(error)
         if response.status_code == 405:
@@ -117,18 +118,20 @@ class Application(FastAPI):
     def _methods(self, scope: Scope) -> list[str]:
         """Methods allowed at this path. Starlette's ``Allow`` names only those of the first matching route."""
 
-        def is_known(method: str) -> bool:
-            asked = {**scope, "method": "GET" if method == "HEAD" else method}
-            return any(route.matches(asked)[0] is Match.FULL for route in self.routes)
+        def is_allowed(method: str) -> bool:
+            tried = {**scope, "method": "GET" if method == "HEAD" else method}
+            return any(route.matches(tried)[0] is Match.FULL for route in self.routes)
 
-        return [method for method in METHODS if is_known(method)]
+        return [method for method in METHODS if is_allowed(method)]
 
 
 def dialect_of(scope: Scope, dialects: Mapping[str, Dialect]) -> Dialect:
-    """The one with the longest prefix (whole segments) of the path, route or not; else the native."""
+    """The dialect whose prefix is the longest match (in whole segments) for the path; else the native one."""
     path = f"{get_route_path(scope)}/"
-    found = {prefix: each for each in dialects.values() for prefix in each.prefixes if path.startswith(f"{prefix}/")}
-    return found[max(found, key=len)] if found else dialects["native"]
+    matching = {
+        prefix: dialect for dialect in dialects.values() for prefix in dialect.prefixes if path.startswith(f"{prefix}/")
+    }
+    return matching[max(matching, key=len)] if matching else dialects["native"]
 
 
 def create_app(
@@ -143,9 +146,9 @@ def create_app(
 ) -> FastAPI:
     """Build the gateway as an ASGI application.
 
-    Without ``settings`` they are read from the environment; if that is invalid, the process exits with status 2 after
-    printing one line per bad variable. ``upstream``, ``broker``, ``store`` and ``embedder`` replace what the settings
-    name. ``title`` and ``version`` appear in the API description.
+    Without ``settings``, they are read from the environment; if they are invalid, the process prints one line per bad
+    variable and exits with status 2. ``upstream``, ``broker``, ``store`` and ``embedder`` replace what the settings
+    name. ``title`` and ``version`` appear in the OpenAPI document.
 
     Raises:
         SettingsError: the given settings cannot be used.
@@ -153,21 +156,25 @@ def create_app(
     if settings is None:
         try:
             return create_app(
-                read_settings(), title=title, version=version, upstream=upstream, broker=broker, store=store,
+                read_settings(),
+                title=title,
+                version=version,
+                upstream=upstream,
+                broker=broker,
+                store=store,
                 embedder=embedder,
-            )  # fmt: skip
+            )
         except SettingsError as error:
             warn_on_terminal(str(error))
             raise SystemExit(2) from None
     observer: Observer = Observer()
-    lost = lambda: observer.unlogged()  # noqa: E731, PLW0108 - the observer is replaced below
-    set_up_logging(settings.log_level, settings.log_format, lost)
+    set_up_logging(settings.log_level, settings.log_format, lambda: observer.unlogged())  # noqa: PLW0108 - replaced below
     worker_count = workers.worker_count(settings.workers)
     dialects = build_parts.dialects(settings)
     build_auth.require(settings)
     upstream = upstream or build_parts.upstream(settings)
     if workers.logs_for_all(settings.workers):
-        _report(settings, worker_count, upstream)
+        _log_configuration(settings, worker_count, upstream)
     shared = workers.share(worker_count) if settings.metrics else None
     metrics = build_parts.metrics() if settings.metrics else None
     observer = metrics or observer
@@ -178,7 +185,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # this builds the edge
+        app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # builds the edge
         if parts.conversations is not None:
             try:
                 await parts.conversations.open()
@@ -211,7 +218,7 @@ def create_app(
         generate_unique_id_function=named(),
     )
     app.state.parts = parts
-    app.router.routes.extend(_routes(dialects.values()))  # include_router would analyse every route again
+    app.router.routes.extend(_routes_of(dialects.values()))  # include_router would analyse every route again
     documentation.install(app)
     console.install(
         app,
@@ -224,38 +231,38 @@ def create_app(
     return app
 
 
-def _routes(dialects: Collection[Dialect]) -> Iterator[BaseRoute]:
-    """Those of all dialects. What one does not offer, another may."""
+def _routes_of(dialects: Collection[Dialect]) -> Iterator[BaseRoute]:
+    """The routes of all dialects. A path that is ``Absent`` in one dialect may be served by another."""
     for dialect in dialects:
         others = {path for other in dialects if other is not dialect for path in other.paths}
-        yield from (each.beside(others) if isinstance(each, Absent) else each for each in dialect.routes)
+        yield from (route.beside(others) if isinstance(route, Absent) else route for route in dialect.routes)
 
 
-def _report(settings: Settings, worker_count: int, upstream: Upstream) -> None:
+def _log_configuration(settings: Settings, worker_count: int, upstream: Upstream) -> None:
     changed = " ".join(f"{name}={value}" for name, value in settings.changed().items())
-    # who has just set them, and looks at a terminal, has no use for them
+    # at a terminal, the reader has just set them
     level = logging.DEBUG if form_of(settings.log_format) == "people" else logging.INFO
     logger.log(level, "settings that differ from the defaults: %s", changed or "none")
-    for what, url in (("the host is asked", settings.base_url), ("the issuer is asked", settings.jwt_jwks_url)):
+    for target, url in (("host", settings.base_url), ("issuer", settings.jwt_jwks_url)):
         proxy = None if url is None else displayed_proxy(url)
         if proxy is not None:
-            logger.info("%s through the proxy %s", what, proxy)
-    for remark in suspicious_variables(settings.upstream):
-        logger.warning("%s", remark)
+            logger.info("requests to the %s go through the proxy %s", target, proxy)
+    for warning in suspicious_variables(settings.upstream):
+        logger.warning("%s", warning)
     if build_parts.lets_anybody_in(settings):
         logger.warning(
-            "requests without credentials are let in: whoever reaches this address may use the demo token",
+            "requests without credentials are accepted: anybody who can reach this address can use the demo token",
             extra={"announced": settings.sandbox},
         )
-    for text in build_auth.warnings_for(settings):
-        logger.warning(text)
+    for warning in build_auth.warnings_for(settings):
+        logger.warning(warning)
     limit = build_parts.requests_per_minute(settings, upstream)
     if worker_count > 1 and settings.redis_url is None:
-        part = "" if limit is None else f"each takes 1/{worker_count} of the host's {limit} requests a minute; "
+        share = "" if limit is None else f"each takes 1/{worker_count} of the host's {limit} requests a minute; "
         logger.info(
-            "%d workers without %sREDIS_URL: %sno worker knows the live logs, idempotency keys, streams per caller and"
-            " requests per user of another",
+            "%d workers without %sREDIS_URL: %sthey share no live logs, idempotency keys, or counts of streams and"
+            " requests per user",
             worker_count,
             PREFIX,
-            part,
+            share,
         )

@@ -147,7 +147,7 @@ def test_processes_beside_each_other_share_the_budget(workers: int, caplog: pyte
     caplog.set_level(logging.INFO)
     app = create_app(settings(workers=workers), upstream=FakeHost())
     assert app.state.parts.gateway._hub.cadence().fast == pytest.approx(1.25 * workers)
-    said = "4 workers without CODEGEN_REDIS_URL: each takes 1/4 of the host's 60 requests a minute; no worker knows"
+    said = "4 workers without CODEGEN_REDIS_URL: each takes 1/4 of the host's 60 requests a minute; they share no"
     assert (said in caplog.text) == (workers == 4)
 
 
@@ -156,7 +156,7 @@ def test_with_redis_workers_divide_nothing(caplog: pytest.LogCaptureFixture) -> 
     shared = {"redis_url": "redis://127.0.0.1:1", "secret_key": "0123456789abcdef" * 2}
     app = create_app(settings(workers=4, **shared), upstream=FakeHost())
     assert app.state.parts.gateway._hub.cadence().fast == pytest.approx(1.25)
-    assert "no worker knows" not in caplog.text
+    assert "they share no" not in caplog.text
 
 
 def test_redis_needs_a_secret_that_all_instances_have() -> None:

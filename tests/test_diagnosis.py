@@ -225,7 +225,8 @@ def test_the_start_says_which_proxies_are_in_the_way(
     with caplog.at_level(logging.INFO, "codegen_api"):
         create_app(settings(base_url="http://host.example"))
         create_app(settings(base_url="http://10.1.2.3"))
-    assert lines(caplog, "the ") == [(logging.INFO, "the host is asked through the proxy http://proxy.example:3128")]
+    said = "requests to the host go through the proxy http://proxy.example:3128"
+    assert lines(caplog, "requests ") == [(logging.INFO, said)]
     assert "hunter2" not in caplog.text
 
 

@@ -87,7 +87,7 @@ def test_that_anybody_is_let_in_is_said_aloud_and_the_token_is_not(
 ) -> None:
     caplog.set_level(logging.INFO)
     create_app(settings(dialects=dialects, demo_token=demo, data_dir=tmp_path), upstream=FakeHost())
-    lines = [record for record in caplog.records if "without credentials are let in" in record.getMessage()]
+    lines = [record for record in caplog.records if "without credentials are accepted" in record.getMessage()]
     assert [record.levelname for record in lines] == ["WARNING"] * warned
     assert "sk-demo" not in caplog.text
 
