@@ -1,7 +1,7 @@
-"""Delivers a stream to one client: from the tap its pieces come from to the outlet they go to.
+"""Delivers a stream to one client, from a tap to an outlet.
 
-Whoever has news calls ``ring`` or ``offer``, which writes what there is and returns. Nothing waits meanwhile: an idle
-viewer is a few small objects, and one who is sent something costs no task, future or timer of their own.
+The tap calls ``notify`` or ``offer``, which write what is available and return. Nothing waits in between: an idle
+viewer is a few small objects, and sending to one takes no task, future or timer of its own.
 """
 
 import asyncio
@@ -18,8 +18,7 @@ from codegen_api.telemetry import note, over
 from codegen_api.wheel import Alarm
 
 WRITE_BYTES = 64 * 1024
-"""Maximum bytes per write: what a client that does not read can make us hold."""
-
+"""Maximum bytes per write, and so what a client that does not read can make us hold."""
 
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 UNSENT_BYTES = 16 * 1024
@@ -27,7 +26,7 @@ UNSENT_BYTES = 16 * 1024
 
 
 class ServerConnection:
-    """A client's connection, as far as the server exposes it."""
+    """A client's connection, if the server exposes its transport."""
 
     __slots__ = ("transport",)
 
@@ -43,17 +42,16 @@ class ServerConnection:
         if self.transport is not None:
             self.transport.abort()
 
-    def stream(self) -> None:
+    def limit_kernel_buffer(self) -> None:
         """Keep unsent data in our own buffer instead of the kernel's, which holds megabytes without saying how much."""
-        given = None if self.transport is None else self.transport.get_extra_info("socket")
-        # after a disconnect the socket is closed
+        exposed = None if self.transport is None else self.transport.get_extra_info("socket")
         if (
-            given is not None
-            and given.fileno() >= 0
+            exposed is not None
+            and exposed.fileno() >= 0  # closed after a disconnect
             and TCP_NOTSENT_LOWAT is not None
-            and given.family in (socket.AF_INET, socket.AF_INET6)
+            and exposed.family in (socket.AF_INET, socket.AF_INET6)
         ):
-            connection = socket.socket(fileno=given.fileno())  # uvloop's socket object lacks setsockopt
+            connection = socket.socket(fileno=exposed.fileno())  # uvloop's socket object lacks setsockopt
             try:
                 connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             finally:
@@ -65,32 +63,33 @@ class Outlet(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether it takes a piece now. Once it does again, it calls ``ring``."""
+        """Whether it can take a piece now. When it can again, it calls the delivery's ``notify``."""
         ...
 
     def write(self, piece: bytes) -> None: ...
 
     def end(self) -> None:
-        """There was everything."""
+        """Complete the response: all pieces were written."""
         ...
 
 
 class Source(Protocol):
-    """What pieces are made from."""
+    """What the pieces of a stream are made from."""
 
     async def aclose(self) -> None: ...
 
 
 class Delivery(Sink):
-    """A stream on its way. ``pieces`` and ``source`` are always closed at the end, and then ``finished`` is called. A
-    client that takes nothing at all for ``stall_seconds`` is disconnected. If the pieces raise, the connection is
-    aborted, so that the client does not take the stream for complete; ``error`` is what they raised, unless it was
+    """Writes ``pieces`` to ``outlet``. At the end it always closes ``pieces`` and ``source``, then calls ``on_closed``.
+
+    A client that takes nothing at all for ``stall_seconds`` is disconnected. If ``pieces`` raises, the connection is
+    aborted, so that the client does not take the stream for complete; ``error`` is what was raised, unless it was
     ``StreamCut``.
     """
 
     __slots__ = (
-        "_alarm", "_busy", "_closing", "_connection", "_context", "_ended", "_outlet", "_pieces", "_rest", "_source",
-        "_stall_seconds", "_unsent", "closed", "error", "finished", "over",
+        "_closing", "_connection", "_context", "_ended", "_outlet", "_pieces", "_rest", "_source", "_stall_alarm",
+        "_stall_seconds", "_unsent", "_writing", "closed", "error", "on_closed", "over",
     )  # fmt: skip
 
     def __init__(
@@ -104,51 +103,51 @@ class Delivery(Sink):
         self.over = False
         self.closed = False
         self.error: BaseException | None = None
-        self.finished: Callable[[], None] | None = None
+        self.on_closed: Callable[[], None] | None = None
         self._pieces = pieces
         self._outlet, self._connection = outlet, connection
         self._stall_seconds = stall_seconds
         self._source = source
-        self._context = copy_context()  # that of the request, for the log
+        self._context = copy_context()  # the request's, for the log
         self._rest = b""
         self._ended = False
-        self._busy = False
-        self._alarm: Alarm | None = None
+        self._writing = False
+        self._stall_alarm: Alarm | None = None
         self._unsent: int | None = None
         self._closing: asyncio.Task[None] | None = None
         pieces.sink = self
 
     def offer(self, item: bytes, now: float) -> bool:
-        if self.over or self._busy or len(item) > WRITE_BYTES or not self._outlet.ready:
+        if self.over or self._writing or len(item) > WRITE_BYTES or not self._outlet.ready:
             return False
         self._outlet.write(item)
         return True
 
-    def ring(self) -> None:
-        """Write what there is, as far as there is room."""
-        if not self.over and not self._busy:
-            self._busy = True
+    def notify(self) -> None:
+        """Write what is available, while the outlet has room."""
+        if not self.over and not self._writing:
+            self._writing = True
             try:
                 self._context.run(self._write)
             finally:
-                self._busy = False
+                self._writing = False
 
     def stop(self, ending: str = "stopped") -> None:
-        """It is not wanted any more."""
+        """End the delivery without completing the response."""
         if not self.over:
             self._context.run(self._finish, ending)
 
-    def gone(self) -> None:
-        """The client has left."""
+    def on_disconnect(self) -> None:
+        """Stop, because the client has left."""
         self.stop("client_left")
 
     def cancel(self) -> None:
-        """This process stops: cut it off."""
+        """Stop and abort the connection, because this process is stopping."""
         self.stop()
         self._connection.abort()
 
     def fail(self, error: BaseException) -> None:
-        """The outlet is broken."""
+        """Stop, because the outlet raised ``error``."""
         self.error = self.error or error
         self.stop("complete")
 
@@ -160,9 +159,9 @@ class Delivery(Sink):
 
     def _write(self) -> None:
         outlet = self._outlet
-        if outlet.ready and self._alarm is not None:  # the client has taken something
-            self._alarm.cancel()
-            self._alarm = None
+        if outlet.ready and self._stall_alarm is not None:  # the client has taken something
+            self._stall_alarm.cancel()
+            self._stall_alarm = None
         try:
             while outlet.ready:
                 if self._ended:
@@ -181,31 +180,33 @@ class Delivery(Sink):
                 else:
                     break
         except (StreamCut, asyncio.CancelledError):
-            self._cut("cut")
-        except Exception as error:  # boundary: whoever calls has other streams to advance
+            self._abort("cut")
+        except Exception as error:  # boundary: the caller has other streams to advance
             self.error = error
-            self._cut("complete")
+            self._abort("complete")
         else:
-            self._watch()
+            self._watch_for_stall()
 
-    def _watch(self) -> None:
-        """See to it that the client takes something, if there is no room now."""
-        if not self._outlet.ready and self._alarm is None:
+    def _watch_for_stall(self) -> None:
+        """If the outlet has no room now, check in ``stall_seconds`` that the client has taken something."""
+        if not self._outlet.ready and self._stall_alarm is None:
             self._unsent = self._connection.unsent()
-            self._alarm = Alarm(loop_time() + self._stall_seconds, lambda: self._context.run(self._look))
+            self._stall_alarm = Alarm(
+                loop_time() + self._stall_seconds, lambda: self._context.run(self._abort_if_stalled)
+            )
 
-    def _look(self) -> None:
-        self._alarm = None
+    def _abort_if_stalled(self) -> None:
+        self._stall_alarm = None
         if self.over:
             return
-        left = self._connection.unsent()
-        if not self._outlet.ready and (self._unsent is None or left is None or left >= self._unsent):
+        unsent = self._connection.unsent()
+        if not self._outlet.ready and (self._unsent is None or unsent is None or unsent >= self._unsent):
             note("client_stalled", None)
-            self._cut("client_stalled")
+            self._abort("client_stalled")
         else:
-            self._watch()
+            self._watch_for_stall()
 
-    def _cut(self, ending: str) -> None:
+    def _abort(self, ending: str) -> None:
         self._finish(ending)
         self._connection.abort()
 
@@ -213,18 +214,18 @@ class Delivery(Sink):
         over(ending)
         self.over = True
         self._rest = b""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._stall_alarm is not None:
+            self._stall_alarm.cancel()
         self._closing = asyncio.ensure_future(self._close())
 
     async def _close(self) -> None:
         try:
             await self._pieces.aclose()
-            if self._source is not None:  # frames that never started have not closed it
+            if self._source is not None:  # pieces that never started have not closed it
                 await self._source.aclose()
         except Exception as error:  # task boundary
             self.error = self.error or error
         finally:
             self.closed = True
-            if self.finished is not None:
-                self.finished()
+            if self.on_closed is not None:
+                self.on_closed()

@@ -1,4 +1,4 @@
-"""The outermost layer: what holds for every request and response, whatever happens inside.
+"""The outermost layer, which applies to every request and response.
 
 Even responses to internal errors pass through it, so they carry a request id and CORS headers, and the text of an
 unexpected exception never leaves the process.
@@ -59,14 +59,14 @@ BAGGAGE = "baggage"
 _PASSED_ON = ("traceparent", "tracestate", BAGGAGE)
 
 EXPECTED = (GatewayError, HTTPException, RequestValidationError)
-"""What routes raise to be answered with an error."""
+"""Exceptions that routes raise on purpose, to answer with an error."""
 
 Render = Callable[[Scope, GatewayError], Response]
-"""Makes the response to a failed request from its ASGI scope and the error."""
+"""Makes the response to a failed request, from its ASGI scope and the error."""
 
 
 class HeaderFields:
-    """The headers of a request, gone through once. ``size`` is in bytes; ``repeated``: a name occurs twice."""
+    """The headers of a request, indexed once. ``size`` is in bytes; ``repeated``: some name occurs twice."""
 
     __slots__ = ("_first", "_raw", "count", "repeated", "size")
 
@@ -83,15 +83,15 @@ class HeaderFields:
 
     def all(self, name: str) -> list[str]:
         """Every value of a header, in order."""
-        wanted = name.encode()
-        return [value.decode("latin-1") for other, value in self._raw if other == wanted]
+        encoded = name.encode()
+        return [value.decode("latin-1") for other, value in self._raw if other == encoded]
 
 
 class Cors(CORSMiddleware):
     """Starlette's CORS rules, with refused preflights in the gateway's error shape.
 
-    A preflight of a request that the edge refuses (``refusal`` in the scope) is refused too. Allowed pages may send any
-    header: without cookies there are no credentials that a browser would attach on its own.
+    If the edge refuses a request (``refusal`` in the scope), its preflight is refused too. Allowed pages may send any
+    header: without cookies, a browser attaches no credentials on its own.
     """
 
     def __init__(
@@ -120,21 +120,21 @@ class Cors(CORSMiddleware):
 
     def _preflight(self, scope: Scope, headers: Headers) -> Response:
         response = self.preflight_response(headers)
-        asked = ",".join(headers.getlist("access-control-request-headers"))
-        names = [name.strip(" \t") for name in asked.split(",") if name.strip(" \t")]
-        if response.status_code < 400 and len(asked) <= MAX_PREFLIGHT and all(map(_NAME.fullmatch, names)):
+        requested = ",".join(headers.getlist("access-control-request-headers"))
+        names = [name.strip(" \t") for name in requested.split(",") if name.strip(" \t")]
+        if response.status_code < 400 and len(requested) <= MAX_PREFLIGHT and all(map(_NAME.fullmatch, names)):
             if names:
                 response.headers["Access-Control-Allow-Headers"] = ", ".join(names)
             return response
         if not self.is_allowed_origin(headers["origin"]):
-            said = (
+            message = (
                 f"Pages of {headers['origin'][:200]} may not ask here, unless CODEGEN_CORS_ORIGINS names their origin."
             )
         elif headers["access-control-request-method"] not in METHODS:
-            said = f"Pages may ask with {', '.join(METHODS)}."
+            message = f"Pages may ask with {', '.join(METHODS)}."
         else:
-            said = f"Names of headers are not well formed, or have more than {MAX_PREFLIGHT} bytes."
-        refusal = self._render(scope, web.CorsRefused(said))
+            message = f"Names of headers are not well formed, or have more than {MAX_PREFLIGHT} bytes."
+        refusal = self._render(scope, web.CorsRefused(message))
         for name in ("vary", "access-control-allow-origin"):
             if name in response.headers:
                 refusal.headers[name] = response.headers[name]
@@ -145,14 +145,14 @@ class Cors(CORSMiddleware):
 class Edge:
     """The outermost layer. Order matters:
 
-    1. The request id and trace come first, so that every later refusal and log line carries them. 2. Refusals are
-    determined before CORS but rendered inside it. Outside, a page could not read the error: the browser would report a
-    CORS failure instead. For the same reason they apply to preflights. 3. Within CORS is the last exception handler, so
-    that its responses have these headers too.
+    1. The request id and trace come first, so that every later refusal and log line carries them.
+    2. Refusals are determined before CORS but rendered inside it. Outside, a page could not read the error: the browser
+       would report a CORS failure instead. For the same reason they apply to preflights.
+    3. The last exception handler is inside CORS, so that its responses have these headers too.
 
     ``render`` makes error responses. ``hosts`` are the accepted Host names. ``exposed_headers`` are added to those that
     pages of other origins may always read. ``via`` is the gateway's pseudonym as a proxy, by which it detects loops.
-    ``observer`` is told of each response, and a ``tracer`` has a span for each.
+    ``observer`` hears of each response; ``tracer``, if any, starts a span for each request.
     """
 
     app: ASGIApp
@@ -182,7 +182,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         method: str = scope["method"]
-        # a copy, since the server must still see HEAD; inside it is a GET of which only the head is sent
+        # routes handle HEAD as GET, and only the head is sent; a copy, since the server must still see HEAD
         if method == "HEAD":
             scope = {**scope, "method": "GET", HEAD_ONLY: True}
         fields = HeaderFields(scope["headers"])
@@ -191,13 +191,13 @@ class Edge:
         passed_on = tuple((name, value) for name in _PASSED_ON if (value := fields.first(name)) is not None)
         current = Trace(request_id, passed_on, observer=self.observer)
         if self.tracer is not None:
-            said = {name: ",".join(fields.all(name)) for name, _ in passed_on}
-            current.tracer, current.span = self.tracer, self.tracer.request(method, said)
-            current.passed_on = tuple(each for each in passed_on if each[0] == BAGGAGE)  # the span says the others
+            parent = {name: ",".join(fields.all(name)) for name, _ in passed_on}
+            current.tracer, current.span = self.tracer, self.tracer.request(method, parent)
+            current.passed_on = tuple(each for each in passed_on if each[0] == BAGGAGE)  # the span provides the others
         token = trace.set(current)
         scope["connection"] = self._connection(scope, send)
         scope["root_path"] = self.root_path or scope.get("root_path", "")
-        scope["refusal"] = scope.get("refusal") or self._refusal(scope, fields)  # the front door may have set one
+        scope["refusal"] = scope.get("refusal") or self._refusal(scope, fields)  # `http1` may have set one
         scope[web.CROSS_SITE] = self._is_cross_site(fields)
         status: int | None = None
         started = time.monotonic()
@@ -206,33 +206,33 @@ class Edge:
             if message["type"] == "http.response.start":
                 nonlocal status
                 status = message["status"]
-                message["headers"] = _marked(message.get("headers", ()), request_id, scope.get("quota_left"))
+                message["headers"] = _completed(message.get("headers", ()), request_id, scope.get("quota_left"))
             await send(message)
 
         try:
-            # without an origin there is nothing that the rules for other origins would add
+            # the rules for other origins add nothing to a request without an origin
             await (self._guarded if fields.first("origin") is None else self._cors)(scope, receive, send_with_headers)
         finally:
             route: str | None = getattr(scope.get("route"), "path", None)
-            tell = partial(self._tell, current, method, scope["path"], route, status, started)
+            report = partial(self._report, current, method, scope["path"], route, status, started)
             delivery: Delivery | None = scope.get("delivery")
             if delivery is None or delivery.closed:
-                tell()
-            else:  # the answer goes on by itself
+                report()
+            else:  # the stream continues after this call
                 self._deliveries.add(delivery)
-                delivery.finished = partial(self._delivered, delivery, tell)
+                delivery.on_closed = partial(self._on_delivered, delivery, report)
             trace.reset(token)
 
-    def _delivered(self, delivery: Delivery, tell: Callable[[], None]) -> None:
+    def _on_delivered(self, delivery: Delivery, report: Callable[[], None]) -> None:
         self._deliveries.discard(delivery)
         if delivery.error is not None:
             log_fault("answering a request", delivery.error)
-        tell()
+        report()
 
-    def _tell(
+    def _report(
         self, current: Trace, method: str, path: str, route: str | None, status: int | None, started: float
     ) -> None:
-        """Tell the operator of an answer that is over."""
+        """Log, measure and trace a response that has ended."""
         seconds = time.monotonic() - started
         refused = 400 <= (status or 0) < 500
         log_request(current, method, path, route, status, seconds, refused)
@@ -257,14 +257,14 @@ class Edge:
                 await send({"type": "http.response.body", "body": b""})
 
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine of a server always runs in one
+        assert task is not None  # noqa: S101 - a server runs each request in a task
         self._requests.add(task)
         try:
             refusal: GatewayError | None = scope["refusal"]
             await (self.render(scope, refusal) if refusal else self.app)(scope, body.receive, send_tracked)
         except asyncio.CancelledError:
-            # the process is stopping, by `cancel_requests` or the server's own timeout; not re-raised, as the server
-            # would log it as a fault
+            # the process is stopping: by `cancel_requests`, or by the server's own timeout. Not re-raised, since the
+            # server would log it as a fault
             if not answered:
                 harmless = scope["method"] in ("GET", "HEAD", "OPTIONS") or body.unfinished
                 error = ShuttingDown(retry_after=1) if harmless else Interrupted()
@@ -277,13 +277,13 @@ class Edge:
             if not answered:
                 await self.render(scope, web.as_gateway_error(error))(scope, receive, send_tracked)
             elif not complete:
-                scope["connection"].abort()  # aborted, or the client would take this for the complete response
+                scope["connection"].abort()  # otherwise the client would take this for the complete response
         finally:
             self._requests.discard(task)
             body.release()
 
     def cancel_requests(self) -> None:
-        """Answer all pending requests with an error: this process is about to stop."""
+        """Answer all pending requests with an error, since this process is about to stop."""
         for task in list(self._requests):
             task.cancel()
         for delivery in list(self._deliveries):
@@ -334,8 +334,8 @@ class Edge:
         return site in ("cross-site", "same-site")
 
     def _connection(self, scope: Scope, send: Send) -> ServerConnection:
-        """ASGI has no notion of a connection, but ``http1`` hands one over, and uvicorn's own ``send`` is bound to an
-        object with the transport, unless something is put around the application.
+        """The client's connection, of which ASGI has no notion. ``http1`` provides it in ``scope["outlet"]``. Without
+        that, uvicorn's own ``send`` is bound to an object with the transport, unless the application is wrapped.
         """
         transport = getattr(scope.get("outlet") or getattr(send, "__self__", None), "transport", None)
         if transport is not None:
@@ -343,8 +343,10 @@ class Edge:
         return ServerConnection(transport)
 
 
-def _marked(raw: Iterable[tuple[bytes, bytes]], request_id: str, left: QuotaState | None) -> list[tuple[bytes, bytes]]:
-    """The headers of a response, with those that every response has."""
+def _completed(
+    raw: Iterable[tuple[bytes, bytes]], request_id: str, quota: QuotaState | None
+) -> list[tuple[bytes, bytes]]:
+    """The headers of a response, completed with those that every response has."""
     headers = [field for field in raw if field[0] != b"x-request-id"]
     headers.append((b"x-request-id", request_id.encode("latin-1")))
     names = {name for name, _ in headers}
@@ -354,22 +356,23 @@ def _marked(raw: Iterable[tuple[bytes, bytes]], request_id: str, left: QuotaStat
     if b"origin" not in varies.lower():
         headers = [field for field in headers if field[0] != b"vary"]
         headers.append((b"vary", b", ".join(filter(None, [varies, b"Origin"]))))
-    if left is not None:
-        headers.append((b"ratelimit-policy", f'"default";q={left.quota};w={WINDOW}'.encode()))
-        headers.append((b"ratelimit", f'"default";r={left.remaining};t={left.seconds}'.encode()))
+    if quota is not None:
+        headers.append((b"ratelimit-policy", f'"default";q={quota.quota};w={WINDOW}'.encode()))
+        headers.append((b"ratelimit", f'"default";r={quota.remaining};t={quota.seconds}'.encode()))
     return headers
 
 
 def _end_span(current: Trace, method: str, route: str | None, status: int | None) -> None:
-    """End the span of a request. What clients make up is not in it: a path or a query may hold anything."""
-    assert current.span is not None  # noqa: S101 - or nobody would ask
-    said: dict[str, str | int] = {"codegen_api.request_id": current.request_id}
+    """End the span of a request. It contains no path or query, which clients choose: they may hold anything."""
+    assert current.span is not None  # noqa: S101 - the caller has checked
+    attributes: dict[str, str | int] = {"codegen_api.request_id": current.request_id}
     if route is not None:
-        said["http.route"] = route
+        attributes["http.route"] = route
     if status is not None:
-        said["http.response.status_code"] = status
+        attributes["http.response.status_code"] = status
     if current.ending is not None:
-        said["codegen_api.stream.ending"], said["codegen_api.stream.entries"] = current.ending, current.entries
-    known = method if method in (*METHODS, "OPTIONS") else "HTTP"
+        attributes["codegen_api.stream.ending"] = current.ending
+        attributes["codegen_api.stream.entries"] = current.entries
+    verb = method if method in (*METHODS, "OPTIONS") else "HTTP"
     error = (current.code or "_OTHER") if status is not None and status >= 500 else None
-    current.span.end(said, name=f"{known} {route}" if route else known, error=error)
+    current.span.end(attributes, name=f"{verb} {route}" if route else verb, error=error)

@@ -2,12 +2,14 @@
 
 uvicorn by itself
 
-- collects a head of any size, and waits for it for ever; - loses a body that comes with an offered upgrade; - sends
-chunked responses to HTTP/1.0 clients, who cannot read them; - closes the connection without a response if a body is
-malformed; - passes on requests with ambiguous Host or Transfer-Encoding, which invites request smuggling.
+- collects a head of any size, and waits for it for ever;
+- loses a body that comes with an offered upgrade;
+- sends chunked responses to HTTP/1.0 clients, which cannot read them;
+- closes the connection without a response if a body is malformed;
+- passes on requests with ambiguous Host or Transfer-Encoding, which invites request smuggling.
 
-Here each of these gets a response in the shape of every error. Connections accepted when hardly any descriptors are
-left are marked as ``crowded``.
+Here each refusal is a response in the shape of every error. Connections accepted when hardly any descriptors are left
+are marked as ``crowded``.
 """
 
 import asyncio
@@ -46,9 +48,9 @@ _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, strict and bounded, and small: there is one for each viewer."""
+    """uvicorn's HTTP protocol, strict and bounded, and small, since each viewer has one."""
 
-    __slots__ = (  # beside those of uvicorn, for more of which Python would need a dictionary of its own
+    __slots__ = (  # in uvicorn's __dict__ they would be too many for Python to share its keys between instances
         "_application", "_crowded", "_head_timer", "_in_head", "_progressed", "_unread", "delivery", "unparsable",
     )  # fmt: skip
 
@@ -65,7 +67,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.unparsable = False
         """The rest of the input cannot be parsed."""
         self.delivery: Delivery | None = None
-        """The stream that is being written here by itself."""
+        """The stream that writes to this connection outside of uvicorn's cycle."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -79,13 +81,13 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         super().connection_lost(exc)
         if self.delivery is not None:
-            self.delivery.gone()
+            self.delivery.on_disconnect()
             self.delivery = None
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.delivery is not None:
-            self.delivery.ring()
+            self.delivery.notify()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -102,13 +104,12 @@ class StrictHttpProtocol(HttpToolsProtocol):
             return
         if self._unread > MAX_UNREAD:
             self._stop_reading(HeadersTooLarge())
-        # in the head of the next request
-        elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+        elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):  # in the next head
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client has closed its side. Some do so after the request, others to disconnect: a client that has got
-        nothing yet still gets its response, one in the middle of a stream is gone. True keeps our side open.
+        """Called when the client has closed its side; returns True to keep ours open. Some clients do so after the
+        request, others to disconnect. If no response has started, the client still gets one; otherwise it has left.
         """
         if self.transport.is_closing() or self.transport.get_extra_info("sslcontext") is not None:
             return False
@@ -128,7 +129,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # trailers: nothing has checked these, and they could look like headers to the application
+        if self._in_head:  # not trailers, which are unchecked, and which the application could take for headers
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -171,20 +172,20 @@ class StrictHttpProtocol(HttpToolsProtocol):
                 head += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
                 data = b"\r\n".join([*head, b"", data[offer.args[0] :]])
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
             else:
                 return
 
     def _refusal(self) -> GatewayError | None:
-        """Why a request with a readable head is refused."""
+        """The error for a request that can be parsed but is ambiguous or unsupported, if any."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             return InvalidRequest("The gateway speaks HTTP/1.1.")
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
             return InvalidRequest("The request needs one Host header.")
-        named = _ABSOLUTE.match(self.url)
-        if named and hosts and named[1].lower() != hosts[0].lower():
+        absolute = _ABSOLUTE.match(self.url)
+        if absolute and hosts and absolute[1].lower() != hosts[0].lower():
             return InvalidRequest("The target of the request names one host, and its Host header another.")
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if not codings or codings == [b"chunked"]:
@@ -201,7 +202,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _stop_reading(self, error: GatewayError) -> None:
-        """Stop reading. If the application is waiting for the rest of a body, it is woken up to respond."""
+        """Stop reading. If the application is waiting for the rest of a body, wake it so that it responds."""
         self.unparsable = True
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body:
             self.cycle.keep_alive = False
@@ -210,20 +211,20 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._refuse(error)
 
     def _refuse(self, error: GatewayError) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # otherwise a response is in progress, and is cut off
+        if self.cycle is None or self.cycle.response_complete:  # otherwise the response in progress is cut off
             request_id = uuid.uuid4().hex
             token = trace.set(Trace(request_id, ()))
-            answer = render_error(error)
+            response = render_error(error)
             trace.reset(token)
-            answer.headers.update({"X-Request-ID": request_id, "Connection": "close"})
-            head = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
-            fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
-            self.transport.write(head + fields + b"\r\n" + bytes(answer.body))
+            response.headers.update({"X-Request-ID": request_id, "Connection": "close"})
+            head = f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}\r\n".encode()
+            fields = b"".join(b"%b: %b\r\n" % field for field in response.raw_headers)
+            self.transport.write(head + fields + b"\r\n" + bytes(response.body))
         self.transport.close()
 
 
 class Flow(FlowControl):
-    """uvicorn's, without an event where nobody waits."""
+    """uvicorn's flow control, which creates its event only when somebody waits."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -246,30 +247,32 @@ class Flow(FlowControl):
 
 
 class _Pipeline(list[Any]):
-    """Requests that came too early: hardly ever any, and an empty deque takes 600 bytes."""
+    """The queue of pipelined requests, as a list: it is nearly always empty, and an empty deque takes 600 bytes."""
 
     def appendleft(self, item: Any) -> None:
         self.insert(0, item)
 
 
-class _Unheard:
-    """In place of an event for which nobody waits any more."""
+class _NullEvent:
+    """Replaces an event that nobody waits for any more."""
 
     def set(self) -> None:
         pass
 
 
 def _uses_reserve(transport: asyncio.Transport) -> bool:
-    """Whether this connection took one of the last descriptors. New ones always get the lowest free number."""
+    """Whether this connection has one of the last descriptors. A new one always gets the lowest free number."""
     connection = transport.get_extra_info("socket")
     if connection is None or sys.platform == "win32":
         return False
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most != resource.RLIM_INFINITY and connection.fileno() >= most - min(RESERVE, most // 4)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit != resource.RLIM_INFINITY and connection.fileno() >= limit - min(RESERVE, limit // 4)
 
 
 class ExchangeAdapter:
-    """One request and response between uvicorn and the application. ``send`` is for HTTP/1.0."""
+    """One request and response between uvicorn and the application, and its ``ExclusiveOutlet``. ``send`` is for
+    HTTP/1.0.
+    """
 
     def __init__(self, protocol: StrictHttpProtocol, cycle: "RequestResponseCycle") -> None:
         self.transport = cycle.transport
@@ -287,28 +290,28 @@ class ExchangeAdapter:
         if message["type"] == "http.response.start":
             names = {name.lower() for name, _ in message["headers"]}
             self._until_close = b"content-length" not in names
-        if self._until_close:  # no chunks: the response ends with the connection (RFC 9112, section 6.3)
+        if self._until_close:  # not chunked: the response ends with the connection (RFC 9112, section 6.3)
             self._cycle.chunked_encoding = False
             self._cycle.expected_content_length = len(message.get("body", b""))
         await self._cycle.send(cast("Any", message))
 
-    # -- a stream that has this exchange for itself -------------------------------------------------------------------
+    # -- the exclusive outlet -----------------------------------------------------------------------------------------
 
     @property
-    def free(self) -> bool:
+    def available(self) -> bool:
         return self.ready and not self._cycle.more_body and self._cycle is self._protocol.cycle
 
     @property
     def ready(self) -> bool:
         return not self._cycle.flow.write_paused and not self.transport.is_closing()
 
-    def hold(self, delivery: Delivery) -> None:
+    def hand_to(self, delivery: Delivery) -> None:
         self._protocol.delivery = delivery
-        self._cycle.disconnected = True  # as far as uvicorn is concerned, there is nobody any more who has to answer
+        self._cycle.disconnected = True  # so that uvicorn does not expect the application to complete the response
         self._cycle.scope = self._protocol.scope = cast("Any", None)
-        self._cycle.message_event = cast("Any", _UNHEARD)
+        self._cycle.message_event = cast("Any", _NULL_EVENT)
         if self.transport.is_closing():
-            delivery.gone()
+            delivery.on_disconnect()
 
     def write(self, piece: bytes) -> None:
         self.transport.write(_chunk(piece) if self._cycle.chunked_encoding else piece)
@@ -322,10 +325,10 @@ class ExchangeAdapter:
         self._protocol.on_response_complete()
 
 
-_UNHEARD = _Unheard()
+_NULL_EVENT = _NullEvent()
 
 
 @lru_cache(1)
 def _chunk(piece: bytes) -> bytes:
-    """A chunk of a body, made once for all who are sent the same one after another."""
+    """A chunk of a body, made once for all viewers that are sent the same piece in turn."""
     return b"%x\r\n%b\r\n" % (len(piece), piece)

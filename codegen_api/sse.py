@@ -2,7 +2,7 @@
 
 Only ``EventStream`` does I/O. It deliberately differs from Starlette's ``StreamingResponse``: a write that the client
 does not take within ``stall_seconds`` aborts the connection instead of waiting for ever, the source is always closed,
-and where the server allows it nothing waits while a stream is idle (``delivery``).
+and where the server allows it an idle stream needs no task (``delivery``).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 HEARTBEAT = b":\n\n"
 
-BEAT = 3.0
+HEARTBEAT_SECONDS = 3.0
 """Seconds of silence before a heartbeat for scripts: httpx times out after five by default."""
 
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -44,26 +44,26 @@ _POSITION = re.compile(
 def frame(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the protocol's own word
     """One event. ``data`` is one line of JSON, in which line breaks are escaped.
 
-    The id comes last: some clients remember it as soon as they read it, and if the connection breaks before the rest of
-    the frame they would resume behind an event that they never got.
+    The id comes last: some clients remember it as soon as they read it. If it came first and the connection broke
+    before the rest of the frame, they would resume after an event that they never got.
     """
-    name = b"" if id is None else b"id: %b\n" % str(id).encode()
-    return b"event: %b\ndata: %b\n%b\n" % (event.encode(), data, name)
+    id_line = b"" if id is None else b"id: %b\n" % str(id).encode()
+    return b"event: %b\ndata: %b\n%b\n" % (event.encode(), data, id_line)
 
 
 def line(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the same names as ``frame``
     """The same event as a line of JSON."""
-    name = b"null" if id is None else b'"%b"' % str(id).encode()
-    return b'{"event":"%b","id":%b,"data":%b}\n' % (event.encode(), name, data)
+    quoted_id = b"null" if id is None else b'"%b"' % str(id).encode()
+    return b'{"event":"%b","id":%b,"data":%b}\n' % (event.encode(), quoted_id, data)
 
 
 def retry(milliseconds: int) -> bytes:
-    """The client's reconnect delay."""
+    """The field that sets the client's reconnect delay."""
     return b"retry: %d\n" % milliseconds
 
 
 def parse_position(text: str) -> Position:
-    """Parse ``25``, ``25.end`` from a client that was told the log ends there, or any other event id.
+    """Parse an event id: ``25``, ``25.end`` if the log ended there, or any other ``Position``.
 
     Raises:
         InvalidCursor: it is none of these.
@@ -71,8 +71,8 @@ def parse_position(text: str) -> Position:
     match = _POSITION.fullmatch(text.strip())
     if match is None:
         raise InvalidCursor
-    number, over, length, place, cursor, copies = match.groups()
-    told = None if length is None else Sighting(int(length), place == "_", int(cursor))
+    number, over, length, far, cursor, copies = match.groups()
+    told = None if length is None else Sighting(int(length), far == "_", int(cursor))
     return Position(int(number), over is not None, told, tuple(re.findall(_DIGEST, copies or "")))
 
 
@@ -90,35 +90,35 @@ async def _last_event_id(
 ) -> str | None:
     """The last event id that the client sends, if any.
 
-    A library appends it to the URL on reconnect, so that is newer than ``last_event_id``, which was in the URL from the
-    start. It counts in any spelling; of several, the last was added last.
+    Libraries append ``lastEventId``, in any spelling, to the URL on reconnect, so the last of several is the newest. It
+    is also newer than ``last_event_id``, which was in the URL from the start.
     """
     added = [
         text
         for name, text in request.query_params.multi_items()
         if text and name != "last_event_id" and names_a_position(name)
     ]
-    given = [request.headers.get("last-event-id"), *added[-1:], request.query_params.get("last_event_id")]
-    return next((text for text in given if text), None)
+    candidates = [request.headers.get("last-event-id"), *added[-1:], request.query_params.get("last_event_id")]
+    return next((text for text in candidates if text), None)
 
 
 LastEventId = Annotated[str | None, Depends(_last_event_id)]
-"""The position to resume from, wherever in the request it is."""
+"""The position to resume from, from a header or the query."""
 
 
-async def _begins(request: Request) -> None:
+async def _refuse_reconnect(request: Request) -> None:
     """Raises ``InvalidRequest`` if the client wants to resume a stream."""
     if await _last_event_id(request):
         raise InvalidRequest("This would begin another run: the stream of the first goes on where Location said.")
 
 
-Begins = Annotated[None, Depends(_begins)]
+NoReconnect = Annotated[None, Depends(_refuse_reconnect)]
 """For requests that start a run and stream it: some libraries repeat them to reconnect, which would start another run.
 """
 
 
-async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
-    """The items of ``source``, and None after each ``seconds`` without one."""
+async def with_heartbeats(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
+    """Yield the items of ``source``, and None after each ``seconds`` without one."""
     items = Pulled(source)
     try:
         while True:
@@ -137,25 +137,25 @@ async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGener
         await items.aclose()
 
 
-class Held(Outlet, Protocol):
-    """The server's end of an exchange, which a stream can have for itself once its head was sent."""
+class ExclusiveOutlet(Outlet, Protocol):
+    """An outlet below ASGI, which can be handed to a delivery once the head of the response is sent."""
 
     @property
-    def free(self) -> bool:
-        """Whether it can now."""
+    def available(self) -> bool:
+        """Whether it can be handed over now."""
         ...
 
-    def hold(self, delivery: Delivery) -> None:
-        """Have it written by ``delivery``, and tell that when there is room, or the client has gone."""
+    def hand_to(self, delivery: Delivery) -> None:
+        """Let ``delivery`` write the rest, and call its ``notify`` or ``on_disconnect``."""
         ...
 
 
 class EventStream(Response):
     """A streaming response: sends ``frames`` until they end, the client disconnects, or it stops reading.
 
-    With a server that lets a stream have its end of the exchange (``scope["outlet"]``) the call returns as soon as the
-    stream has begun; ``scope["delivery"]`` goes on with it. ``source`` is always closed at the end. What is known of
-    the connection beyond ASGI is in ``scope["connection"]``.
+    If the server offers an ``ExclusiveOutlet`` (``scope["outlet"]``), the call returns as soon as the stream has begun,
+    and ``scope["delivery"]`` continues it. ``source`` is always closed at the end. ``scope["connection"]`` is the
+    ``ServerConnection``.
     """
 
     def __init__(
@@ -173,16 +173,16 @@ class EventStream(Response):
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get(HEAD_ONLY):  # nothing has started
+        if scope.get(HEAD_ONLY):
             await self._frames.aclose()
             await send(self._head())
             await send({"type": "http.response.body", "body": b""})
             return
         connection: ServerConnection = scope["connection"]
-        connection.stream()
-        outlet: Held | None = scope.get("outlet")
-        if outlet is None or not outlet.free:
-            await self._through(connection, receive, send)
+        connection.limit_kernel_buffer()
+        outlet: ExclusiveOutlet | None = scope.get("outlet")
+        if outlet is None or not outlet.available:
+            await self._deliver_by_asgi(connection, receive, send)
             return
         delivery = Delivery(self._frames, outlet, connection, self._stall_seconds, self._source)
         try:
@@ -191,25 +191,25 @@ class EventStream(Response):
             await delivery.aclose()
             raise
         scope["delivery"] = delivery
-        outlet.hold(delivery)
-        delivery.ring()
+        outlet.hand_to(delivery)
+        delivery.notify()
 
-    async def _through(self, connection: ServerConnection, receive: Receive, send: Send) -> None:
-        """The same through ``send``, with a task that waits for it, and one for ``receive``."""
-        outlet = _Sending()
+    async def _deliver_by_asgi(self, connection: ServerConnection, receive: Receive, send: Send) -> None:
+        """Deliver the stream with two tasks, one for ``send`` and one for ``receive``."""
+        outlet = _AsgiOutlet()
         delivery = Delivery(self._frames, outlet, connection, self._stall_seconds, self._source)
         closed = asyncio.Event()
-        delivery.finished = closed.set
+        delivery.on_closed = closed.set
         sending = asyncio.ensure_future(outlet.run(self._head(), send, delivery))
-        leaving = asyncio.ensure_future(_disconnected(receive))
-        leaving.add_done_callback(lambda _: delivery.gone())
+        disconnecting = asyncio.ensure_future(_disconnected(receive))
+        disconnecting.add_done_callback(lambda _: delivery.on_disconnect())
         try:
             await closed.wait()
         finally:
             delivery.stop()
-            for task in (sending, leaving):
+            for task in (sending, disconnecting):
                 task.cancel()
-            await asyncio.wait({sending, leaving})
+            await asyncio.wait({sending, disconnecting})
             await delivery.aclose()
         if delivery.error is not None:
             raise delivery.error
@@ -218,39 +218,39 @@ class EventStream(Response):
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
 
-class _Sending:
-    """An outlet that is an application's ``send``: it waits for room and only then writes."""
+class _AsgiOutlet:
+    """An outlet that writes with ASGI's ``send``, one message at a time."""
 
     def __init__(self) -> None:
         self._message: Message | None = None
-        self._given = asyncio.Event()
+        self._has_message = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         return self._message is None
 
     def write(self, piece: bytes) -> None:
-        self._give({"type": "http.response.body", "body": piece, "more_body": True})
+        self._put({"type": "http.response.body", "body": piece, "more_body": True})
 
     def end(self) -> None:
-        self._give({"type": "http.response.body", "body": b"", "more_body": False})
+        self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _give(self, message: Message) -> None:
+    def _put(self, message: Message) -> None:
         self._message = message
-        self._given.set()
+        self._has_message.set()
 
     async def run(self, head: Message, send: Send, delivery: Delivery) -> None:
-        self._give(head)
-        delivery.ring()  # so that it watches
+        self._put(head)
+        delivery.notify()  # so that it watches for a stall
         try:
             while True:
-                await self._given.wait()
-                self._given.clear()
+                await self._has_message.wait()
+                self._has_message.clear()
                 if self._message is not None:
                     await send(self._message)
                     self._message = None
-                delivery.ring()
-        except Exception as error:  # task boundary: it is raised where the answer is awaited
+                delivery.notify()
+        except Exception as error:  # task boundary: `_deliver_by_asgi` raises it
             delivery.fail(error)
 
 
@@ -261,7 +261,7 @@ def lasting(
     headers: Mapping[str, str] = STREAM_HEADERS,
     source: Source | None = None,
 ) -> EventStream:
-    """An answer to ``request`` that lasts."""
+    """A streaming response to ``request``."""
     return EventStream(frames, media_type, headers, parts_of(request).stall_seconds, source)
 
 

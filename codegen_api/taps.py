@@ -1,8 +1,8 @@
-"""Taps: what comes bit by bit, taken without a task for whoever takes it.
+"""Taps: sources of items that arrive over time, and that are taken without a task for each taker.
 
-A coroutine that waits for the next thing costs a task, a future and a time-out each time, and kilobytes while it waits.
-Most viewers wait nearly always. So what they are sent is taken from objects that give what is there at once, and tell
-their sink when there may be more.
+A coroutine that waits for the next item costs a task, a future and a time-out each time, and kilobytes while it waits.
+Most viewers wait nearly always. So their items come from objects that give what is available without waiting, and
+notify their sink when there may be more.
 """
 
 import asyncio
@@ -13,42 +13,42 @@ T = TypeVar("T")
 
 
 class Sink:
-    """What a tap runs into."""
+    """What takes the items of a tap."""
 
     __slots__ = ()
 
     @property
-    def rests(self) -> bool:
-        """Whether it has taken everything there was, and waits for nothing but more of the same."""
+    def idle(self) -> bool:
+        """Whether it has taken everything, and waits only for more of the same."""
         return False
 
-    def ring(self) -> None:
-        """There may be something to take, or perhaps not."""
+    def notify(self) -> None:
+        """Called when there may be something to take."""
 
     def offer(self, item: Any, now: float) -> bool:
-        """Here is the next thing, at ``now`` (the event loop's time): whether it was put through at once, to the end.
-        If not, it is as if it had not been offered. A short cut for what many wait for; who ``rests`` may be offered.
+        """Try to pass the next item through to the connection, at ``now`` (the event loop's time). If that is not
+        possible at once, return False and change nothing. A short cut for items that many idle sinks wait for.
         """
         return False
 
 
-NOBODY = Sink()
+NO_SINK = Sink()
 
 
-class _Bell(Sink):
-    __slots__ = ("rung",)
+class _Waiter(Sink):
+    __slots__ = ("notified",)
 
     def __init__(self) -> None:
-        self.rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.notified: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def ring(self) -> None:
-        if not self.rung.done():
-            self.rung.set_result(None)
+    def notify(self) -> None:
+        if not self.notified.done():
+            self.notified.set_result(None)
 
 
 class Tap(Sink, Generic[T]):
-    """Things that come, in order. ``over``: nothing comes any more. The ``sink`` is told when there may be something,
-    after ``take`` has given None. It is also an asynchronous iterator, and the sink of what it taps itself. To be
+    """A source of items, in order; ``over`` after the last. When ``take`` has returned None, the tap notifies ``sink``
+    once there may be more. A tap is also an asynchronous iterator, and the sink of any tap it takes from. It must be
     closed.
     """
 
@@ -56,17 +56,17 @@ class Tap(Sink, Generic[T]):
 
     def __init__(self) -> None:
         self.over = False
-        self.sink: Sink = NOBODY
+        self.sink: Sink = NO_SINK
 
     def take(self) -> T | None:
-        """The next thing, if it is there; never waits. Raises whatever went wrong on its way."""
-        raise NotImplementedError  # no ABC: whether something is a tap is asked for each item, which an ABC makes slow
+        """The next item if it is available; never waits. Raises what went wrong at its source."""
+        raise NotImplementedError  # no ABC, which makes isinstance slow: it is called for each item
 
     async def aclose(self) -> None:
-        """Let go of everything."""
+        """Release everything it holds."""
 
-    def ring(self) -> None:
-        self.sink.ring()
+    def notify(self) -> None:
+        self.sink.notify()
 
     def __aiter__(self) -> "Tap[T]":
         return self
@@ -75,17 +75,17 @@ class Tap(Sink, Generic[T]):
         while (item := self.take()) is None:
             if self.over:
                 raise StopAsyncIteration
-            self.sink = bell = _Bell()
+            self.sink = waiter = _Waiter()
             try:
-                await bell.rung
+                await waiter.notified
             finally:
-                self.sink = NOBODY
+                self.sink = NO_SINK
         return item
 
 
 class Pulled(Tap[T]):
-    """What an asynchronous generator gives, which runs only while something is wanted of it. If that is a tap, the rest
-    comes of it; the generator stays where it is until the end.
+    """The items of an asynchronous generator, which runs only when an item is wanted. If it yields a tap, all further
+    items come from that tap, and the generator stays suspended until the end.
     """
 
     __slots__ = ("_item", "_pump", "_rest", "_source", "_wanted")
@@ -130,19 +130,18 @@ class Pulled(Tap[T]):
                     return
                 self._item = item
                 self._wanted = wanted = asyncio.get_running_loop().create_future()
-                self.ring()
+                self.notify()
                 await wanted
         finally:
-            # when this task is done
-            asyncio.get_running_loop().call_soon(self.ring)
+            asyncio.get_running_loop().call_soon(self.notify)  # later, when this task is done
 
     async def aclose(self) -> None:
         self.over = True
         if self._pump is not None:
             self._pump.cancel()
-            await asyncio.wait({self._pump})
+            await asyncio.wait({self._pump})  # closing a running generator would raise, and hide the original error
             if not self._pump.cancelled():
-                self._pump.exception()  # closing a generator that runs would raise, and hide what went wrong
+                self._pump.exception()  # retrieved, so that asyncio does not log it
         try:
             if self._rest is not None:
                 await self._rest.aclose()

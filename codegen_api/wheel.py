@@ -1,4 +1,4 @@
-"""One timer of the event loop for everybody who waits for a time of their own: heartbeats, ages and stalls."""
+"""One timer of the event loop for all alarms: heartbeats, maximum ages and stalls of streams."""
 
 import asyncio
 import heapq
@@ -7,21 +7,21 @@ from itertools import count
 from math import inf
 
 EARLY = 0.02
-"""Seconds by which somebody may be called early, together with others."""
+"""Seconds by which an alarm may go off early, together with others."""
 
 
 class Alarm:
-    """Calls ``bell`` at ``at`` (the event loop's time), or up to ``EARLY`` seconds before."""
+    """Calls ``callback`` at ``at`` (the event loop's time), or up to ``EARLY`` seconds before."""
 
-    __slots__ = ("at", "bell")
+    __slots__ = ("at", "callback")
 
-    def __init__(self, at: float, bell: Callable[[], None]) -> None:
+    def __init__(self, at: float, callback: Callable[[], None]) -> None:
         self.at = at
-        self.bell: Callable[[], None] | None = bell
+        self.callback: Callable[[], None] | None = callback
         Wheel.running().add(self)
 
     def cancel(self) -> None:
-        self.bell = None
+        self.callback = None
 
 
 class Wheel:
@@ -38,7 +38,7 @@ class Wheel:
 
     @classmethod
     def running(cls) -> "Wheel":
-        """That of the running event loop."""
+        """The wheel of the running event loop."""
         loop = asyncio.get_running_loop()
         if cls._latest is None or cls._latest.loop is not loop:
             cls._latest = Wheel(loop)
@@ -46,20 +46,20 @@ class Wheel:
 
     def add(self, alarm: Alarm) -> None:
         heapq.heappush(self._alarms, (alarm.at, next(self._numbers), alarm))
-        self._wind()
+        self._schedule()
 
-    def _wind(self) -> None:
+    def _schedule(self) -> None:
         if self._alarms and self._alarms[0][0] < self._next:
             if self._timer is not None:
                 self._timer.cancel()
             self._next = self._alarms[0][0]
-            self._timer = self.loop.call_at(self._next, self._turn)
+            self._timer = self.loop.call_at(self._next, self._fire)
 
-    def _turn(self) -> None:
+    def _fire(self) -> None:
         self._timer, self._next = None, inf
         until = self.loop.time() + EARLY
-        while self._alarms and (self._alarms[0][0] <= until or self._alarms[0][2].bell is None):
-            bell = heapq.heappop(self._alarms)[2].bell
-            if bell is not None:
-                self.loop.call_soon(bell)
-        self._wind()
+        while self._alarms and (self._alarms[0][0] <= until or self._alarms[0][2].callback is None):
+            callback = heapq.heappop(self._alarms)[2].callback
+            if callback is not None:
+                self.loop.call_soon(callback)
+        self._schedule()

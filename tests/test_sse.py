@@ -13,7 +13,7 @@ from codegen_api.delivery import WRITE_BYTES
 from codegen_api.errors import InvalidCursor
 from codegen_api.following import Position
 from codegen_api.runs import to_json
-from codegen_api.sse import HEARTBEAT, EventStream, beating, frame, line, parse_position, retry
+from codegen_api.sse import HEARTBEAT, EventStream, frame, line, parse_position, retry, with_heartbeats
 from tests.dialects.eventsource import Early, parse
 from tests.test_runs import as_sent, values
 from tests.virtual import run
@@ -35,8 +35,8 @@ async def test_each_silence_is_said_and_nothing_is_lost_by_it() -> None:
         finally:
             closed.append(seconds)
 
-    assert [each async for each in beating(slow(1, 7, 2), 3)] == [1, None, None, 7, 2]
-    async with aclosing(beating(slow(1, 7, 2), 3)) as left:
+    assert [each async for each in with_heartbeats(slow(1, 7, 2), 3)] == [1, None, None, 7, 2]
+    async with aclosing(with_heartbeats(slow(1, 7, 2), 3)) as left:
         assert [await anext(left), await anext(left)] == [1, None]
     assert closed == [(1, 7, 2)] * 2
 
@@ -48,7 +48,7 @@ async def test_what_goes_wrong_behind_a_silence_is_told() -> None:
         yield 1
 
     with pytest.raises(InvalidCursor):
-        _ = [each async for each in beating(failing(), 3)]
+        _ = [each async for each in with_heartbeats(failing(), 3)]
 
 
 @pytest.mark.wire("stream-events")
@@ -164,7 +164,7 @@ class Client:
         """How much waits, by a script: it shrinks for as long as there is some of it left."""
         return self.waiting.pop(0) if self.waiting else 0
 
-    def stream(self) -> None:
+    def limit_kernel_buffer(self) -> None:
         pass
 
     @property

@@ -132,7 +132,7 @@ class Subscriber(Tap[Update]):
         self.poke()
 
     @property
-    def rests(self) -> bool:
+    def idle(self) -> bool:
         return self._resting
 
     def offer(self, item: Batch, now: float) -> bool:
@@ -215,7 +215,7 @@ class Subscriber(Tap[Update]):
 
     def _rouse(self) -> None:
         self._poked = False
-        self.ring()
+        self.notify()
 
     def _set_alarm(self, at: float) -> None:
         """Have a look then, at the latest; looking too early costs little, and setting it anew for each entry more."""
@@ -234,7 +234,7 @@ class Subscriber(Tap[Update]):
                 self._set_alarm(min(self._silent_since + self._patrol.heartbeat, leaving))
                 return
         self._resting = False
-        self.ring()
+        self.notify()
 
     def _is_over(self, changed: Changed) -> bool:
         """Whether this description ends the stream: an end that is behind us, and not from too long before we came."""

@@ -24,7 +24,7 @@ from tests.fakehost import Sequence
 
 @pytest.fixture(autouse=True)
 def _streams_beat_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "BEAT", 0.3)
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.3)
 
 
 # -- pause and resume -------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from tests.dialects.site import Site
 
 @pytest.fixture(autouse=True)
 def _streams_beat_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "BEAT", 0.3)
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.3)
 
 
 async def paused(site: Site, **more: Any) -> tuple[Reading, str]:

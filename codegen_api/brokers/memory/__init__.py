@@ -198,7 +198,7 @@ class Subscription(Tap[Batch]):
             raise
         except NotHeld as lacking:
             self._reading = asyncio.ensure_future(self._broker.read_again(log, lacking.position, self._read))
-            self._reading.add_done_callback(lambda _: self.ring())
+            self._reading.add_done_callback(lambda _: self.notify())
             return None
         if batch is None:
             return None
@@ -213,7 +213,7 @@ class Subscription(Tap[Batch]):
         """There is news of the log, at ``now``. ``known``: which batches come behind which positions in it."""
         sink, log = self.sink, self._log
         if log is None or self._reading is not None or self._spare is not None or self._described is not log.changed:
-            sink.ring()
+            sink.notify()
             return
         while True:
             position = (self._after, self._revision)
@@ -221,15 +221,15 @@ class Subscription(Tap[Batch]):
                 try:
                     known[position] = log.batch(self._after, self._revision, self._described, None)
                 except (Forgotten, NotHeld):
-                    sink.ring()
+                    sink.notify()
                     return
             batch = known[position]
             if batch is None:
-                if not sink.rests:
-                    sink.ring()
+                if not sink.idle:
+                    sink.notify()
                 return
             if batch.changed is not None or not sink.offer(batch, now):
-                sink.ring()
+                sink.notify()
                 return
             self._after, self._revision = batch.cursor, batch.revision
 

@@ -347,7 +347,7 @@ class Log:
         self._told = now_is, self.changed
         for listener in list(self._listeners if is_news else self._restless):
             listener.news(known, now)
-            if listener.sink.rests:
+            if listener.sink.idle:
                 self._restless.pop(listener, None)
 
 

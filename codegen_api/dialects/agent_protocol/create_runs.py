@@ -37,7 +37,7 @@ from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Conflict, InvalidRequest, NotFound, NotOffered, Rejected
 from codegen_api.identity import WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import Begins
+from codegen_api.sse import NoReconnect
 from codegen_api.stores import Agent, Overtaken, Talk, Turn, TurnState
 from codegen_api.upstreams import NewRun
 from codegen_api.web import WantedOrganization, json_response, operation
@@ -138,7 +138,7 @@ async def create_run(answers: Answers, wanted: WantedOrganization, thread_id: st
 
 @router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and stream it", WRITE, responses.STREAMED))
 async def stream_run(
-    answers: Answers, wanted: WantedOrganization, _: Begins, thread_id: str, body: RunBody
+    answers: Answers, wanted: WantedOrganization, _: NoReconnect, thread_id: str, body: RunBody
 ) -> Response:
     """Start a run in a thread and send its events. It goes on without its client, but for `on_disconnect: cancel`."""
     return answers.events(await begin(answers, wanted, thread_id, body), stops=body.stops)
@@ -159,7 +159,7 @@ async def create_stateless_run(answers: Answers, wanted: WantedOrganization, bod
 
 
 @router.post("/runs/stream", **operation("Start a stateless run and stream it", WRITE, responses.STREAMED))
-async def stream_stateless_run(answers: Answers, wanted: WantedOrganization, _: Begins, body: RunBody) -> Response:
+async def stream_stateless_run(answers: Answers, wanted: WantedOrganization, _: NoReconnect, body: RunBody) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
     turn = await begin(answers, wanted, body.thread_id, body)
     return answers.events(turn, forgets=body.forgets, stops=body.stops)

@@ -30,7 +30,7 @@ from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.errors import GatewayError, StreamCut
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import BEAT, STREAM_HEADERS, beating, lasting
+from codegen_api.sse import HEARTBEAT_SECONDS, STREAM_HEADERS, lasting, with_heartbeats
 from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import note
 
@@ -145,7 +145,9 @@ class RunAnswers:
                 return ThreadTeller(wording, after=start, before=before, changes=changes, statuses=self.statuses)
 
             try:
-                async with aclosing(beating(tell(conversations, turn, teller, at_once=True), BEAT)) as told:
+                async with aclosing(
+                    with_heartbeats(tell(conversations, turn, teller, at_once=True), HEARTBEAT_SECONDS)
+                ) as told:
                     async for piece in told:
                         if piece is None:
                             yield HEARTBEAT
@@ -161,7 +163,7 @@ class RunAnswers:
 
     async def _outcome(self, turn: Turn, *, forgets: bool) -> AsyncGenerator[bytes, None]:
         try:
-            async with aclosing(beating(updates(self.conversations, turn), BEAT)) as news:
+            async with aclosing(with_heartbeats(updates(self.conversations, turn), HEARTBEAT_SECONDS)) as news:
                 async for update in news:
                     if update is None:
                         yield SIGN_OF_LIFE

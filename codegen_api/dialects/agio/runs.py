@@ -23,7 +23,7 @@ from codegen_api.errors import Conflict, ConversationBusy, GatewayError, NotOffe
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import STREAM_HEADERS, Begins, LastEventId, lasting
+from codegen_api.sse import STREAM_HEADERS, LastEventId, NoReconnect, lasting
 from codegen_api.stores import Conversation, TurnState
 from codegen_api.unknown_names import warn
 from codegen_api.upstreams import NewRun, require_few_bytes
@@ -35,7 +35,9 @@ RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells
 
 
 @chats.post("/api/chat", **operation("Chat with an agent", WRITE, responses.CHAT))
-async def chat(request: Request, _: Begins, wanted: WantedOrganization, agents: Known, body: schemas.Chat) -> Response:
+async def chat(
+    request: Request, _: NoReconnect, wanted: WantedOrganization, agents: Known, body: schemas.Chat
+) -> Response:
     """Say something to an agent. The run goes on when the client leaves: `GET /api/runs/{run_id}/events` goes on with
     the stream.
 

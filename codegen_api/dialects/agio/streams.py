@@ -15,7 +15,7 @@ from codegen_api.dialects.agio.executions import AgioStatus, Execution, find_run
 from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown, StreamCut
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import BEAT, beating
+from codegen_api.sse import HEARTBEAT_SECONDS, with_heartbeats
 from codegen_api.stores import TurnState
 from codegen_api.telemetry import note
 
@@ -45,7 +45,7 @@ class Reader:
 
     def events(self) -> EventBatches:
         """Everything, as it comes; the end comes last. Raises ``StreamCut``: it breaks off, and the run goes on."""
-        return beating(self._events(), BEAT)
+        return with_heartbeats(self._events(), HEARTBEAT_SECONDS)
 
     async def so_far(self) -> list[RunEvent]:
         """What has come by now, and the end, if it has come."""
@@ -116,7 +116,7 @@ class Reader:
             while self._waits_for_resume and self.run.latest.id == last.id:
                 self._life.check()
                 begun = await self._conversations.turn_after(
-                    last.conversation, number, within=BEAT, leaving=attendant.leaving
+                    last.conversation, number, within=HEARTBEAT_SECONDS, leaving=attendant.leaving
                 )
                 number = number if begun is None else begun.number
                 self.run = await find_run(self._conversations, self.run.id)

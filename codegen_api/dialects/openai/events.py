@@ -16,7 +16,7 @@ from codegen_api.dialects.openai.items import WRITING, Item, ResponseEntry, last
 from codegen_api.dialects.openai.wire import event, last_event, response_fields
 from codegen_api.errors import GatewayError, StreamCut
 from codegen_api.runs import Json
-from codegen_api.sse import BEAT, beating
+from codegen_api.sse import HEARTBEAT_SECONDS, with_heartbeats
 from codegen_api.stores import Turn
 from codegen_api.telemetry import note
 from codegen_api.upstreams import PendingRequest
@@ -177,7 +177,7 @@ async def outcome(
     the client sends its request again, and waits on.
     """
     try:
-        async with aclosing(beating(updates(conversations, turn), BEAT)) as news:
+        async with aclosing(with_heartbeats(updates(conversations, turn), HEARTBEAT_SECONDS)) as news:
             async for update in news:
                 if update is None:
                     yield SIGN_OF_LIFE
