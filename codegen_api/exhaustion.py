@@ -14,7 +14,7 @@ _WHAT: Mapping[int, str] = {
 }
 
 
-def shortage(error: BaseException | None) -> str | None:
+def exhausted_resource(error: BaseException | None) -> str | None:
     """The resource whose exhaustion led to this error, if any."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None and error.errno in _WHAT:

@@ -143,7 +143,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self.scope["refusal"] = error  # type: ignore[typeddict-unknown-key]
         if self._crowded:
             self.scope["crowded"] = True  # type: ignore[typeddict-unknown-key]
-            warn_once_a_minute("there is too little of what the system gives: %s", "descriptors")
+            warn_once_a_minute("a system resource is exhausted: %s", "descriptors")
         super().on_headers_complete()
         if error is not None or self._crowded:
             self.cycle.keep_alive = False

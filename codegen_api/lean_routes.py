@@ -1,8 +1,8 @@
-"""Calls routes that take no body, without what FastAPI does for routes of every kind.
+"""Calls routes without a body directly, without FastAPI's general solver of dependencies.
 
-Its solver of dependencies and the contexts around each call cost a third of a small request. These routes need little
-of it: what they depend on takes the request, parameters of the path, the query and headers, and other such things.
-FastAPI still declares, documents and validates them.
+The solver and the contexts around each call cost a third of a small request. These routes need little of it: their
+dependencies take only the request, parameters of the path, the query and headers, and other such dependencies. FastAPI
+still declares, documents and validates them.
 """
 
 import inspect
@@ -18,23 +18,23 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import Request
 from starlette.responses import Response
 
-BEYOND = (
+UNSUPPORTED = (
     "cookie_params", "body_params", "websocket_param_name", "http_connection_param_name", "response_param_name",
     "background_tasks_param_name", "security_scopes_param_name", "concurrency",
 )  # fmt: skip
-"""What a dependency may want, and none of these does."""
+"""Attributes of a ``Dependant`` that must all be empty: what lean routes cannot provide."""
 
 TEXTS = (str, str | None)
-"""Types of parameters that need no validation: what was sent is a text."""
+"""Types of parameters that need no validation, since a client can only send text."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeanCall:
-    """A function and what it depends on; ``name`` is the parameter for which somebody else depends on it.
+    """A route or a dependency, with its own dependencies. ``name`` is the parameter that receives its result.
 
-    ``texts`` are parameters that are taken as they are: the place of each, what it is called there, and here.
-    ``parameters`` of each place are validated. ``defaults`` are those of the query, if it may be empty. ``bare``:
-    it depends on nothing but the request.
+    ``texts`` are parameters that need no validation: the place of each, its name there, and its name as an argument.
+    ``parameters`` of each place are validated. ``defaults`` are the arguments for an empty query, if they are constant.
+    ``request_only``: it takes nothing but the request.
     """
 
     name: str | None
@@ -44,22 +44,22 @@ class LeanCall:
     parameters: list[tuple[str, list[ModelField]]]
     defaults: dict[str, Any] | None
     request_name: str | None
-    bare: bool
+    request_only: bool
 
     @classmethod
     def of(cls, dependant: Dependant) -> "LeanCall | None":
-        """None if it needs more than this."""
+        """The call for FastAPI's ``dependant``; None if that needs more than a lean call supports."""
         call = dependant.call
-        if call is None or any(getattr(dependant, name) for name in BEYOND) or not _is_coroutine_function(call):
+        if call is None or any(getattr(dependant, name) for name in UNSUPPORTED) or not _is_coroutine_function(call):
             return None
         dependencies = []
         for each in dependant.dependencies:
             if isinstance(each.call, SecurityBase) and each.name is None:
-                continue  # it is there for the document
-            found = cls.of(each)
-            if found is None:
+                continue  # it only serves the OpenAPI document
+            dependency = cls.of(each)
+            if dependency is None:
                 return None
-            dependencies.append(found)
+            dependencies.append(dependency)
         texts, parameters = [], []
         for place, fields in (
             ("path_params", dependant.path_params),
@@ -69,47 +69,47 @@ class LeanCall:
             texts += [(place, each.alias, each.name) for each in fields if _is_text(place, each)]
             if validated := [each for each in fields if not _is_text(place, each)]:
                 parameters.append((place, validated))
-        bare = not (dependencies or texts or parameters)
+        request_only = not (dependencies or texts or parameters)
         defaults, request_name = _defaults(dependant.query_params), dependant.request_param_name
-        return cls(dependant.name, call, dependencies, texts, parameters, defaults, request_name, bare)
+        return cls(dependant.name, call, dependencies, texts, parameters, defaults, request_name, request_only)
 
     async def __call__(self, request: Request) -> Response:
         """Raises ``RequestValidationError`` if a parameter is missing or not valid."""
         errors: list[Any] = []
-        values = await self._values(request, errors, {})
+        arguments = await self._arguments(request, errors, {})
         if errors:
             raise RequestValidationError(errors)
-        response: Response = await self.call(**values)
+        response: Response = await self.call(**arguments)
         return response
 
-    async def _values(self, request: Request, errors: list[Any], known: dict[object, Any]) -> dict[str, Any]:
-        """What to call it with. ``errors`` is added to; ``known`` has what was called already."""
-        values: dict[str, Any] = {}
+    async def _arguments(self, request: Request, errors: list[Any], results: dict[object, Any]) -> dict[str, Any]:
+        """The arguments for ``call``. Adds faults to ``errors``; ``results`` caches those of dependencies."""
+        arguments: dict[str, Any] = {}
         for each in self.dependencies:
-            if each.call in known:
-                found = known[each.call]
-            elif each.bare and each.request_name is not None:
-                found = known[each.call] = await each.call(**{each.request_name: request})
+            if each.call in results:
+                result = results[each.call]
+            elif each.request_only and each.request_name is not None:
+                result = results[each.call] = await each.call(**{each.request_name: request})
             else:
-                met = len(errors)
-                wanted = await each._values(request, errors, known)
-                if len(errors) > met:
+                errors_before = len(errors)
+                needed = await each._arguments(request, errors, results)
+                if len(errors) > errors_before:
                     continue
-                found = known[each.call] = await each.call(**wanted)
+                result = results[each.call] = await each.call(**needed)
             if each.name is not None:
-                values[each.name] = found
+                arguments[each.name] = result
         for place, alias, name in self.texts:
-            values[name] = getattr(request, place).get(alias)
+            arguments[name] = getattr(request, place).get(alias)
         for place, fields in self.parameters:
             if self.defaults is not None and place == "query_params" and not request.scope["query_string"]:
-                values.update(self.defaults)
+                arguments.update(self.defaults)
                 continue
-            given, wrong = request_params_to_args(fields, getattr(request, place))
-            values.update(given)
-            errors += wrong
+            validated, faults = request_params_to_args(fields, getattr(request, place))
+            arguments.update(validated)
+            errors += faults
         if self.request_name is not None:
-            values[self.request_name] = request
-        return values
+            arguments[self.request_name] = request
+        return arguments
 
 
 def _is_text(place: str, field: ModelField) -> bool:
@@ -121,14 +121,14 @@ def _is_text(place: str, field: ModelField) -> bool:
 
 
 def _defaults(fields: Sequence[ModelField]) -> dict[str, Any] | None:
-    """What the parameters are when none is sent; None if that is not the same each time, or not allowed."""
-    fixed = all(
+    """The values of the parameters when none is sent; None if one is required, or its default is not a constant."""
+    constant = all(
         not each.field_info.is_required()
         and not each.field_info.validate_default
         and isinstance(each.default, str | int | float | None)
         for each in fields
     )
-    return {each.name: each.default for each in fields} if fixed else None
+    return {each.name: each.default for each in fields} if constant else None
 
 
 def _is_coroutine_function(call: Callable[..., Any]) -> bool:

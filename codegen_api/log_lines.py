@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 import orjson
 
 from codegen_api.colours import BOLD, CYAN, DIM, GREEN, RED, YELLOW, painted, shows_colours
-from codegen_api.exhaustion import shortage
+from codegen_api.exhaustion import exhausted_resource
 from codegen_api.log_handler import ThreadedHandler
 from codegen_api.telemetry import Trace, logger, trace, warn_once_a_minute
 
@@ -93,11 +93,11 @@ def log_request(
 
 def log_loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """The event loop's exception handler. A lack of descriptors would otherwise log thousands of lines a second."""
-    missing = shortage(context.get("exception"))
+    missing = exhausted_resource(context.get("exception"))
     if missing is None:
         loop.default_exception_handler(context)
     else:
-        warn_once_a_minute("there is too little of what the system gives: %s", missing)
+        warn_once_a_minute("a system resource is exhausted: %s", missing)
 
 
 def warn_on_terminal(text: str) -> None:

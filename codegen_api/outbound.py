@@ -19,7 +19,7 @@ import aiohttp
 import httpx
 
 from codegen_api import errors
-from codegen_api.exhaustion import shortage
+from codegen_api.exhaustion import exhausted_resource
 from codegen_api.host_connections import (
     FAULTS,
     NOT_CONNECTED,
@@ -255,7 +255,7 @@ class Outbound:
 
     def _failure(self, error: Exception, *, answered: bool) -> errors.GatewayError:
         """The gateway's error for a fault of the connection. ``answered``: the head of an answer had arrived."""
-        if shortage(error):  # our own shortage; nothing was sent
+        if exhausted_resource(error):  # our own shortage; nothing was sent
             return errors.AtCapacity("This instance cannot do more just now.", retry_after=5)
         slow = isinstance(error, httpx.TimeoutException | TimeoutError)
         why = describe_fault(error)

@@ -1,4 +1,4 @@
-"""The objects an application has exactly one of, and the dependencies that hand them to routes."""
+"""The objects that an application has exactly one of, and the dependencies that provide them to routes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from codegen_api.draining import Drain
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency import Idempotency
 from codegen_api.identity import Caller
-from codegen_api.request_bodies import Asking
+from codegen_api.request_bodies import Authenticator
 
 if TYPE_CHECKING:  # loaded only where they are used
     from codegen_api.conversations import CallerConversations, Conversations
@@ -25,15 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Everything shared by the routes; ``None`` where the settings switch it off. ``conversations`` exists only if an
+    """Everything shared by the routes; ``None`` if the settings switch it off. ``conversations`` exists only if an
     enabled dialect keeps conversations.
 
-    ``demo_token`` is the token assumed for requests without credentials, by lenient dialects. ``sandbox``:
-    the host is the emulation. ``heartbeat_seconds`` is how long a live log is silent at most, and ``stall_seconds`` how
-    long a client may read nothing from a stream. ``documented_statuses``: Agent Protocol runs get the statuses of its
-    document instead of those its clients know.
-    ``started`` is in epoch seconds. ``public_url`` is where clients reach the gateway, if that is configured. ``own``
-    holds the dialects' private state by name.
+    ``demo_token`` is the token that lenient dialects assume for requests without credentials. ``sandbox``: the host is
+    the emulation. ``documented_statuses``: Agent Protocol runs get the statuses of its document instead of those its
+    clients know. ``heartbeat_seconds`` is how long a live log is silent at most, ``stall_seconds`` how long a client
+    may read nothing from a stream. ``started`` is in epoch seconds. ``public_url`` is where clients reach the gateway,
+    if configured. ``own`` holds the dialects' private state by name.
     """
 
     gateway: Gateway
@@ -54,7 +53,7 @@ class Parts:
     own: dict[str, object] = field(default_factory=dict)
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """The private state of a dialect called ``name``, made by ``make`` on first use."""
+        """The private state of the dialect called ``name``, made by ``make`` on first use."""
         if name not in self.own:
             self.own[name] = make()
         return cast("T", self.own[name])
@@ -73,11 +72,11 @@ async def idempotency_of(request: Request) -> Idempotency:
     return parts_of(request).idempotency
 
 
-def conversations_of(asking: Asking) -> Any:
-    """The conversations of who is asking, for the routes of a dialect that keeps some."""
+def conversations_of(authenticator: Authenticator) -> Any:
+    """A dependency that provides the caller's conversations, for the routes of a dialect that keeps some."""
 
-    async def of(request: Request, caller: Annotated[Caller, Depends(asking)]) -> "CallerConversations":
-        # set whenever a route with this dependency is mounted
+    async def of(request: Request, caller: Annotated[Caller, Depends(authenticator)]) -> "CallerConversations":
+        # never None where a route with this dependency is mounted
         conversations = cast("Conversations", parts_of(request).conversations)
         return conversations.of(caller)
 

@@ -1,7 +1,8 @@
-"""Receives requests: authentication from the head first, only then the body, within bounds.
+"""Receives request bodies: only after authentication, and within bounds.
 
-FastAPI by itself receives and parses a body before anything else, so that anybody could make us hold and parse 25 MiB.
-``CallerFirst`` routes authenticate first; ``BodyBudget`` bounds the memory of all bodies together and the time of each.
+FastAPI by itself receives and parses a body before anything else, so anybody could make us hold and parse 25 MiB.
+``CallerFirst`` routes authenticate first; ``BodyBudget`` bounds the memory of all bodies together, and ``IncomingBody``
+the time of each.
 """
 
 import asyncio
@@ -32,52 +33,52 @@ MAX_DEPTH = 100
 """Maximum nesting of JSON in a request."""
 
 BODY_SECONDS = 30.0
-"""Seconds to wait for a body; each ``BYTES_PER_SECOND`` bytes received add one again."""
+"""Seconds to wait for a body; each ``BYTES_PER_SECOND`` bytes received add one, up to this maximum."""
 BYTES_PER_SECOND = 4096
 SMALL_BODY = 64 * 1024
-"""Bytes of a body that are always accepted, however many others are held."""
+"""Bytes of a body that are always accepted, however many other bodies are held."""
 MAX_HELD = 4
 """How many bodies of maximum size may be held at once."""
 
 
-class Asking:
-    """A dependency that authenticates the caller with ``ask``, once per request."""
+class Authenticator:
+    """A dependency that authenticates the caller, once per request; a decorator of the function that does it."""
 
-    def __init__(self, ask: Callable[[Request], Awaitable[Caller]]) -> None:
-        self.__doc__ = ask.__doc__
-        self._ask = ask
+    def __init__(self, authenticate: Callable[[Request], Awaitable[Caller]]) -> None:
+        self.__doc__ = authenticate.__doc__
+        self._authenticate = authenticate
 
     async def __call__(self, request: Request) -> Caller:
         if "caller" not in request.scope:
-            request.scope["caller"] = await self._ask(request)
+            request.scope["caller"] = await self._authenticate(request)
         caller: Caller = request.scope["caller"]
         return caller
 
 
 class CallerFirst(APIRoute):
-    """A route that authenticates before it receives a body. One with a body must have an ``Asking`` dependency."""
+    """A route that authenticates before it receives a body. With a body, it must depend on an ``Authenticator``."""
 
-    alone: ASGIApp | None = None
-    """What answers without the contexts that FastAPI puts around a call; None for a route that needs them."""
+    lean_app: ASGIApp | None = None
+    """The route without the contexts that FastAPI puts around a call; None if it needs them."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
-        super().__init__(path, endpoint, **{**more, "responses": None})  # which calls get_route_handler
-        self.app = self.alone or self.app
-        self._declared = path, endpoint, more
+        super().__init__(path, endpoint, **{**more, "responses": None})  # calls get_route_handler
+        self.app = self.lean_app or self.app
+        self._arguments = path, endpoint, more
 
     def documented(self) -> APIRoute:
-        """The same with its responses. FastAPI makes much of them, which takes longer than all the rest of a start, and
-        which only the document needs.
+        """This route with its responses. Only the OpenAPI document needs them, and analysing them takes FastAPI longer
+        than the rest of a start.
         """
-        path, endpoint, more = self._declared
+        path, endpoint, more = self._arguments
         return APIRoute(path, endpoint, **more)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         lean = LeanCall.of(self.dependant) if self.body_field is None else None
         handle = lean or super().get_route_handler()
         names = KnownNames(self)
-        asking = next((each for each in dependencies(self.dependant) if isinstance(each, Asking)), None)
-        if self.body_field is not None and asking is None:
+        authenticator = next((each for each in dependencies(self.dependant) if isinstance(each, Authenticator)), None)
+        if self.body_field is not None and authenticator is None:
             raise TypeError(f"{self.path} takes a body from anybody")
 
         async def authenticate_first(request: Request) -> Response:
@@ -85,17 +86,17 @@ class CallerFirst(APIRoute):
             bounded = BoundedRequest(scope, request.receive)
             if scope["query_string"]:
                 drop_empty(bounded)
-            if self.body_field is not None and asking is not None:
-                await asking(request)
+            if self.body_field is not None and authenticator is not None:
+                await authenticator(request)
                 if await bounded.body():
                     _require_json(bounded)
-                    with suppress(ValueError):  # FastAPI will report where
+                    with suppress(ValueError):  # FastAPI will report the position
                         await bounded.read()
             try:
                 response = await handle(bounded)
             except RequestValidationError as error:
-                places = with_suggestions(error.errors(), names.unknown(bounded, bounded.fields))
-                raise RequestValidationError(places) from error
+                faults = with_suggestions(error.errors(), names.unknown(bounded, bounded.fields))
+                raise RequestValidationError(faults) from error
             warnings = [*names.unknown(bounded, bounded.fields), *scope.get(WARNINGS, ())]
             return with_warnings(response, warnings) if warnings else response
 
@@ -103,26 +104,27 @@ class CallerFirst(APIRoute):
             response = await authenticate_first(Request(scope, receive, send))
             await response(scope, receive, send)
 
-        self.alone = None if lean is None else answer
+        self.lean_app = None if lean is None else answer
         return authenticate_first
 
 
 def dependencies(dependant: Dependant) -> Iterator[object]:
+    """All functions that ``dependant`` depends on, directly or not."""
     for each in dependant.dependencies:
         yield each.call
         yield from dependencies(each)
 
 
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
-_STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
+_NESTING = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
 
 
 class JsonMeter:
-    """Measures JSON while its bytes arrive: 24 MiB of brackets become a gigabyte of objects, and parsing them blocks
-    everybody else. Counting is cheap.
+    """Measures JSON while its bytes arrive, which is cheap. Parsing 24 MiB of brackets would make a gigabyte of objects
+    and block everybody else.
 
-    ``values`` is their number and ``depth`` the nesting so far. Both are exact for valid JSON; anything else fails to
-    parse at the point where it is invalid, whatever is counted after that.
+    ``values`` and ``depth`` are the number of values and the deepest nesting so far. Both are exact for valid JSON;
+    anything else fails to parse at the point where it is invalid, whatever is counted after that.
     """
 
     def __init__(self) -> None:
@@ -141,7 +143,7 @@ class JsonMeter:
         self._in_text ^= len(parts) % 2 == 0
         # each value but the very first follows one of these; an empty list or object counts as two
         self.values += sum(map(outside.count, (b",", b"[", b"{")))
-        depths = list(accumulate(map(_STEPS.__getitem__, outside.translate(None, _OTHERS)), initial=self._open))
+        depths = list(accumulate(map(_NESTING.__getitem__, outside.translate(None, _OTHERS)), initial=self._open))
         self._open = depths[-1]
         self.depth = max(self.depth, *depths)
 
@@ -149,14 +151,15 @@ class JsonMeter:
 class BoundedRequest(Request):
     """A request whose JSON is refused as soon as it exceeds the bounds. ``fields`` are its top-level names.
 
-    FastAPI turns every error while parsing into one message, so errors with a message of their own are found before
-    that, by ``read``.
+    FastAPI turns every error while parsing into one message. So ``read``, which is called before FastAPI, raises the
+    errors that have their own.
     """
 
     fields: Collection[str] = ()
 
     async def body(self) -> bytes:
-        """
+        """The body, once all of it has arrived.
+
         Raises:
             Rejected: it is nested too deeply.
             HTTPException: it has too many values, or the client has left.
@@ -169,11 +172,11 @@ class BoundedRequest(Request):
                     for start in range(0, len(piece), SMALL_BODY):
                         meter.feed(piece[start : start + SMALL_BODY])
                         if meter.depth > MAX_DEPTH:
-                            said = f"JSON may be nested {MAX_DEPTH} times"
-                            raise Rejected(details=[Detail(("body",), said, "json_too_deep")])
+                            message = f"JSON may be nested {MAX_DEPTH} times"
+                            raise Rejected(details=[Detail(("body",), message, "json_too_deep")])
                         if meter.values > MAX_VALUES:
-                            said = f"The request is too large: its JSON may have {MAX_VALUES:,} values."
-                            raise HTTPException(413, said)
+                            message = f"The request is too large: its JSON may have {MAX_VALUES:,} values."
+                            raise HTTPException(413, message)
                     pieces.append(piece)
             except ClientDisconnect:
                 raise HTTPException(400) from None
@@ -181,9 +184,10 @@ class BoundedRequest(Request):
         return self._body
 
     async def read(self) -> None:
-        """
+        """Receive and parse the body.
+
         Raises:
-            Rejected: it contains something unacceptable.
+            Rejected: it is not UTF-8, or has a number that is too long.
             ValueError: it is not JSON.
         """
         body = await self.body()
@@ -194,15 +198,15 @@ class BoundedRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_parsed"):
             await self.read()
-        return self.__dict__.pop("_parsed")  # drop it: a streamed response may last long
+        return self.__dict__.pop("_parsed")  # released, since the request lives as long as a streamed response
 
 
 def _require_json(request: Request) -> None:
     """Raises ``Rejected`` if the head does not declare plain JSON, which FastAPI would treat as something else."""
     coding = request.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
-        said = f"must be identity, and is {coding[:100]}: bodies are taken as they are"
-        raise Rejected(details=[Detail(("header", "Content-Encoding"), said, "content_encoding")])
+        message = f"must be identity, and is {coding[:100]}: bodies are taken as they are"
+        raise Rejected(details=[Detail(("header", "Content-Encoding"), message, "content_encoding")])
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (kind.startswith("application/") and kind.rpartition("/")[2].rpartition("+")[2] == "json"):
         found = f"is {kind[:100]}" if kind else "is missing"
@@ -213,7 +217,7 @@ def _require_json(request: Request) -> None:
 
 def _read(body: bytes) -> Any:
     try:
-        # json.loads also detects UTF-16 and UTF-32, for which nothing was counted
+        # json.loads would also accept UTF-16 and UTF-32, which JsonMeter cannot measure
         if b"\0" not in body[:4] and not body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
     except UnicodeDecodeError:  # which quotes the input
@@ -224,13 +228,13 @@ def _read(body: bytes) -> Any:
 def _whole(digits: str) -> Json:
     number = whole(digits)
     if number is digits:
-        said = f"A whole number may have {MOST_DIGITS} digits"
-        raise Rejected(details=[Detail(("body",), said, "number_too_long")])
+        message = f"A whole number may have {MOST_DIGITS} digits"
+        raise Rejected(details=[Detail(("body",), message, "number_too_long")])
     return number
 
 
 class BodyBudget:
-    """Bounds the memory of all request bodies, each an ``IncomingBody``. One may have ``max_body`` bytes."""
+    """The memory that all request bodies share. Each ``IncomingBody`` may have ``max_body`` bytes."""
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
@@ -239,7 +243,7 @@ class BodyBudget:
 
 
 class IncomingBody:
-    """The body that arrives through the server's ``receive``. ``unfinished``: it has begun, and some is missing."""
+    """The body that arrives through the server's ``receive``. ``unfinished``: only part of it has arrived."""
 
     def __init__(self, bodies: BodyBudget, receive: Receive) -> None:
         self.unfinished = False
@@ -250,23 +254,24 @@ class IncomingBody:
         self._remaining = BODY_SECONDS
 
     async def receive(self) -> Message:
-        """
+        """The next ASGI message.
+
         Raises:
-            HTTPException: it is too large, or too slow.
+            HTTPException: the body is too large, or too slow.
             AtCapacity: too much is held for other requests.
         """
         if self._whole:
             return await self._receive()
         self.unfinished = True
         loop = asyncio.get_running_loop()
-        asked = loop.time()
+        started = loop.time()
         try:
             async with asyncio.timeout(self._remaining):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(408) from None
         size = len(message.get("body", b""))
-        self._remaining = min(BODY_SECONDS, self._remaining - (loop.time() - asked) + size / BYTES_PER_SECOND)
+        self._remaining = min(BODY_SECONDS, self._remaining - (loop.time() - started) + size / BYTES_PER_SECOND)
         self.unfinished = message.get("more_body", False)
         self._whole = not self.unfinished
         self._received += size
@@ -281,6 +286,6 @@ class IncomingBody:
         return message
 
     def release(self) -> None:
-        """The body is no longer held."""
+        """Return the memory of this body to the budget."""
         self._bodies.held -= self._held
         self._held = 0

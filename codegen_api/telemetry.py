@@ -12,7 +12,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Protocol
 
-from codegen_api.exhaustion import shortage
+from codegen_api.exhaustion import exhausted_resource
 
 
 class Span(Protocol):
@@ -292,9 +292,9 @@ def warn_once_a_minute(text: str, what: str) -> None:
 
 def log_fault(doing: str, error: BaseException) -> None:
     """Log an unexpected exception by type and traceback, without its text, which may quote a prompt."""
-    missing = shortage(error)
+    missing = exhausted_resource(error)
     if missing is not None:
-        warn_once_a_minute("there is too little of what the system gives: %s", missing)
+        warn_once_a_minute("a system resource is exhausted: %s", missing)
         return
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s failed: %s\n%s", doing, type(error).__qualname__, where.rstrip())

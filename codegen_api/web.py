@@ -1,4 +1,4 @@
-"""HTTP for all dialects: authentication and scopes of routes, and errors of any origin as statuses and headers."""
+"""What all dialects share of HTTP: authentication, scopes of routes, and the statuses and headers of errors."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.errors import Detail, GatewayError, InvalidRequest
-from codegen_api.exhaustion import shortage
+from codegen_api.exhaustion import exhausted_resource
 from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
 from codegen_api.origins import HOST, LOOPBACK
 from codegen_api.parts import parts_of
-from codegen_api.request_bodies import Asking, CallerFirst
+from codegen_api.request_bodies import Authenticator, CallerFirst
 from codegen_api.telemetry import identified
 
 bearer = HTTPBearer(
@@ -28,14 +28,14 @@ bearer = HTTPBearer(
     " JWT or a key.",
 )
 SCOPE = "x-required-scope"
-MOST_PLACES = 100
+MAX_FAULTS = 100
 """Maximum number of faults reported for one request."""
 
-CROSS_SITE = "foreign_page"
-"""Key in an ASGI scope: a browser sends this for a page of another site whose origin is not allowed."""
+CROSS_SITE = "cross_site"
+"""Key in an ASGI scope: whether a page of another site, whose origin is not allowed, makes the browser send this."""
 
 SIMPLE_CONTENT_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
-"""Content types that pages may POST anywhere. For any other type or method browsers send a preflight first."""
+"""Content types that a page may POST to any site. For any other type or method, browsers send a preflight first."""
 
 
 def named(prefix: str = "") -> Callable[[APIRoute], str]:
@@ -44,7 +44,7 @@ def named(prefix: str = "") -> Callable[[APIRoute], str]:
 
 
 def router_of(*tags: str) -> APIRouter:
-    """A router whose routes authenticate before they receive a body, and have the names of their functions."""
+    """A router whose routes authenticate before they receive a body, with function names as operation ids."""
     return APIRouter(
         route_class=CallerFirst, tags=[*tags], dependencies=[Depends(bearer)], generate_unique_id_function=named()
     )
@@ -121,9 +121,9 @@ WAITS = (409, 429, 503)
 # -- dependencies -----------------------------------------------------------------------------------------------------
 
 
-@Asking
+@Authenticator
 async def authenticate(request: Request) -> Caller:
-    """The caller, from the Authorization header.
+    """Authenticate the caller by the Authorization header.
 
     Raises:
         NotAuthenticated: there is no token.
@@ -136,38 +136,38 @@ async def authenticate(request: Request) -> Caller:
 
 
 async def identify(request: Request, token: str) -> Caller:
-    """The caller with this token, if they may use the route.
+    """Authenticate the caller by their token, and check that they may use the route.
 
     Raises:
-        AtCapacity: this instance has as many connections as it may.
-        InvalidToken, Forbidden, TokenTooLong, AuthUnavailable: the token is not good, or cannot be checked now.
-        RateLimited: they have asked often enough.
-        InsufficientScope: this route is not for them.
+        AtCapacity: this instance has reached its maximum of connections.
+        InvalidToken, Forbidden, TokenTooLong, AuthUnavailable: the token is invalid, or cannot be checked now.
+        RateLimited: the caller has used up their quota of requests.
+        InsufficientScope: the caller lacks the route's scope.
     """
     _refuse_if_crowded(request)
     return await admit(request, await parts_of(request).callers.authenticate(token, address_of(request)))
 
 
 def address_of(request: Request) -> str:
-    """The client's address, as far as trusted proxies report it."""
+    """The client's address, or that of the nearest proxy that is not trusted; empty if unknown."""
     return "" if request.client is None else request.client.host
 
 
 def base_url(request: Request) -> str:
-    """The URL of this gateway as its clients know it: that of the settings, or that to which this request was sent."""
+    """The gateway's URL as its clients know it: from the settings, else the one this request was sent to."""
     host = request.headers.get("host", "")
     shown = host if HOST.fullmatch(host.lower()) else LOOPBACK[0]
     return parts_of(request).public_url or f"{request.scope['scheme']}://{shown}{request.scope.get('root_path', '')}"
 
 
 def _refuse_if_crowded(request: Request) -> None:
-    """Raises ``AtCapacity`` if the front door marked this connection as one too many; before any work for it."""
+    """Raises ``AtCapacity`` if ``http1`` marked this connection as one too many."""
     if "crowded" in request.scope:
         raise errors.AtCapacity("This instance has as many connections as it may.", retry_after=5)
 
 
 async def admit(request: Request, caller: Caller) -> Caller:
-    """Check a caller against the route's scope and their quota, of which the edge reports what is left."""
+    """Check a caller against the route's scope and their quota. The edge reports what remains of the quota."""
     identified(caller.principal.user)
     _refuse_if_crowded(request)
     quota = parts_of(request).quota
@@ -175,7 +175,7 @@ async def admit(request: Request, caller: Caller) -> Caller:
         left = request.scope["quota_left"] = await quota.take(caller.principal)
         if not left.granted:
             raise errors.RateLimited("You have made as many requests as you may in a minute.", retry_after=left.seconds)
-    scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route without a declaration fails for everybody
+    scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # KeyError, for everybody, if it declares none
     if scope is not None and not caller.may(scope):
         raise errors.InsufficientScope.lacking(scope)
     return caller
@@ -184,25 +184,25 @@ async def admit(request: Request, caller: Caller) -> Caller:
 async def identify_lenient(request: Request, token: str | None) -> Caller:
     """As ``identify``, but a request without any credentials gets the deployment's demo user, if there is one.
 
-    For dialects whose clients send no credentials while somebody tries them out. A page of another site could make a
-    browser do the same, with a POST of a type that needs no preflight.
+    For dialects whose clients send no credentials when people try them out. So could a browser on behalf of another
+    site's page, with a POST of a type that needs no preflight; such a request is refused.
 
     Raises:
-        CorsRefused: this is such a request.
+        CorsRefused: a page of another site has caused this request.
         NotAuthenticated: there are no credentials, and no demo user.
     """
     if token is None and not request.headers.get("authorization"):
         token = parts_of(request).demo_token
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        foreign = request.method == "POST" and request.scope[CROSS_SITE] and kind in SIMPLE_CONTENT_TYPES
-        if token is not None and foreign:
+        forgeable = request.method == "POST" and request.scope[CROSS_SITE] and kind in SIMPLE_CONTENT_TYPES
+        if token is not None and forgeable:
             raise CorsRefused
     if token is None:
         raise errors.NotAuthenticated
     return await identify(request, token)
 
 
-@Asking
+@Authenticator
 async def authenticate_lenient(request: Request) -> Caller:
     """As ``identify_lenient``, with the token of the Authorization header."""
     return await identify_lenient(request, bearer_token(request))
@@ -218,8 +218,8 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def operation(summary: str, scope: str | None, responses: Responses, **more: Any) -> dict[str, Any]:
-    """The keyword arguments of a route: a short summary, the scope it needs, its responses, and what ``more`` the
-    document says of it.
+    """The keyword arguments of a route: a short summary, the scope it needs, its responses, and ``more`` fields of its
+    operation in the OpenAPI document.
     """
     return {"summary": summary, "responses": responses, "openapi_extra": {**needs(scope), **more}}
 
@@ -286,33 +286,33 @@ def as_gateway_error(error: Exception) -> GatewayError:
         case GatewayError():
             return error
         case RequestValidationError():
-            # without input and context of the faults: they quote prompts
-            places = list(error.errors())[:MOST_PLACES]
+            # without the input and context of the faults, which quote prompts
+            faults = list(error.errors())[:MAX_FAULTS]
             return errors.Rejected(
-                details=[Detail(tuple(item["loc"]), _message_for(item), str(item["type"])) for item in places]
+                details=[Detail(tuple(fault["loc"]), _message_for(fault), str(fault["type"])) for fault in faults]
             )
         case HTTPException(status_code=413):
-            return PayloadTooLarge(error.detail)  # the request bodies' own words
+            return PayloadTooLarge(error.detail)  # raised by `request_bodies`, with a message for the caller
         case HTTPException(status_code=status) if 400 <= status < 500:
             known = {404: errors.NotFound("There is no such route."), 405: MethodNotAllowed(), 408: RequestTimeout()}
             return known.get(status, InvalidRequest())
-        case _ if shortage(error) is not None:
+        case _ if exhausted_resource(error) is not None:
             return errors.AtCapacity("This instance cannot do more just now.", retry_after=5)
     return GatewayError()
 
 
-def _message_for(item: Mapping[str, Any]) -> str:
+def _message_for(fault: Mapping[str, Any]) -> str:
     """The message for one fault. For invalid JSON it is the parser's, which quotes nothing."""
-    match item["type"]:
+    match fault["type"]:
         case "json_invalid":
-            return f"Not valid JSON: {item['ctx']['error']}"
+            return f"Not valid JSON: {fault['ctx']['error']}"
         case "model_attributes_type":
             return "Must be an object"
-    return str(item["msg"])
+    return str(fault["msg"])
 
 
 def status_of(error: GatewayError) -> int:
-    """The HTTP status of an error, from its nearest ancestor in the table."""
+    """The HTTP status of an error: that of its nearest ancestor in the table."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
@@ -327,11 +327,11 @@ def error_headers(error: GatewayError) -> dict[str, str]:
     scope = error.scope if isinstance(error, errors.InsufficientScope) else None
     if status == 401 or scope is not None:
         kind = "invalid_token" if isinstance(error, errors.InvalidToken) else scope and "insufficient_scope"
-        said = {"error": kind, "scope": scope, "resource_metadata": error.resource_metadata}
-        parameters = ", ".join(f'{name}="{value}"' for name, value in said.items() if value is not None)
+        fields = {"error": kind, "scope": scope, "resource_metadata": error.resource_metadata}
+        parameters = ", ".join(f'{name}="{value}"' for name, value in fields.items() if value is not None)
         headers["WWW-Authenticate"] = f"Bearer {parameters}".strip()
     if status in WAITS:
         headers["Retry-After"] = str(retry_after(error))
-    if status == 408:  # what follows on this connection belongs to the abandoned request
+    if status == 408:  # the rest of the abandoned request would follow on this connection
         headers["Connection"] = "close"
     return headers

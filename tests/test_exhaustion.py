@@ -13,7 +13,7 @@ import pytest
 
 from codegen_api import log_lines
 from codegen_api.errors import AtCapacity
-from codegen_api.exhaustion import shortage
+from codegen_api.exhaustion import exhausted_resource
 from codegen_api.log_lines import log_loop_fault
 from codegen_api.outbound import Outbound
 from codegen_api.telemetry import logger
@@ -44,13 +44,13 @@ def inside(cause: BaseException) -> Exception:
 
 @pytest.mark.parametrize(("what", "error"), SHORT.items(), ids=SHORT)
 def test_it_is_found_wherever_it_is_in_what_led_to_an_error(what: str, error: BaseException) -> None:
-    assert shortage(error) == shortage(inside(error)) == what
+    assert exhausted_resource(error) == exhausted_resource(inside(error)) == what
     assert isinstance(as_gateway_error(inside(error)), AtCapacity)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ECONNREFUSED, "x"), RuntimeError("x"), sqlite3.Error("x"), None])
 def test_other_errors_are_none(error: BaseException | None) -> None:
-    assert shortage(error) is None
+    assert exhausted_resource(error) is None
 
 
 @pytest.mark.wire("no-room", "error-retry-after")
@@ -73,7 +73,7 @@ def test_callers_are_told_to_come_back_and_the_operator_in_one_line(
 
     run(main())
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert told == [f"there is too little of what the system gives: {shortage(error)}"]
+    assert told == [f"a system resource is exhausted: {exhausted_resource(error)}"]
 
 
 @pytest.mark.wire("no-room")
@@ -109,4 +109,4 @@ def test_an_event_loop_that_cannot_accept_says_so_once_and_whatever_else_it_has_
 
     run(main())
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["there is too little of what the system gives: descriptors", "something else"]
+    assert told == ["a system resource is exhausted: descriptors", "something else"]

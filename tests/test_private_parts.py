@@ -39,7 +39,7 @@ from uvicorn.server import ServerState
 from uvicorn.supervisors import multiprocess
 
 import codegen_api
-from codegen_api.lean_routes import BEYOND
+from codegen_api.lean_routes import UNSUPPORTED
 
 PACKAGE = Path(codegen_api.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
@@ -137,7 +137,9 @@ HOOKS = [
         "alembic", "stores/sql/migrations/__init__.py", MigrationContext, "configure get_current_heads run_migrations"
     ),
     Hook("fastapi", "request_bodies.py", APIRoute, "app body_field dependant get_route_handler"),
-    Hook("fastapi", "lean_routes.py", Dependant, f"{' '.join(BEYOND)} header_params path_params request_param_name"),
+    Hook(
+        "fastapi", "lean_routes.py", Dependant, f"{' '.join(UNSUPPORTED)} header_params path_params request_param_name"
+    ),
     Hook("fastapi", "lean_routes.py", fastapi.dependencies.utils, "request_params_to_args"),
     Hook("fastapi", "lean_routes.py", fastapi._compat.ModelField, "alias default field_info name"),
     Hook("fastapi", "dispatch.py", fastapi.middleware.asyncexitstack, "AsyncExitStackMiddleware"),

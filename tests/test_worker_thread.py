@@ -11,7 +11,7 @@ import pytest
 
 from codegen_api import dialects, outbound, request_bodies
 from codegen_api import worker_thread as beside
-from codegen_api.dialects import MAX_EXAMINED, says_nothing
+from codegen_api.dialects import MAX_EXAMINED, is_blank
 from codegen_api.errors import Rejected
 from codegen_api.following.rights import Rights
 from codegen_api.identity import Credential
@@ -94,9 +94,9 @@ def test_what_is_large_is_told_from_its_texts_and_the_number_of_its_values(value
 def test_of_a_prompt_that_shows_nothing_a_part_is_looked_at(unseen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = Threads(monkeypatch, unicodedata, "category")
     monkeypatch.setattr(dialects, "unicodedata", unicodedata)
-    assert says_nothing(unseen * 10 * MAX_EXAMINED)
+    assert is_blank(unseen * 10 * MAX_EXAMINED)
     assert len(looked.names) <= MAX_EXAMINED
-    assert not says_nothing(" " * 10 * MAX_EXAMINED + unseen * (MAX_EXAMINED // 4) + "x")
+    assert not is_blank(" " * 10 * MAX_EXAMINED + unseen * (MAX_EXAMINED // 4) + "x")
 
 
 def test_a_number_that_takes_long_is_refused_by_name_and_a_text_where_the_host_says_it() -> None:

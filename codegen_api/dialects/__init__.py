@@ -1,6 +1,6 @@
-"""What clients speak. A dialect translates and decides nothing.
+"""The protocols that clients speak. A dialect translates and decides nothing.
 
-The input of a run, which costs money, is validated in the same way by all of them: ``Prompt`` and ``Images``.
+All dialects validate the input of a run in the same way, since runs cost money: ``Prompt`` and ``Images``.
 """
 
 import re
@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from codegen_api.errors import Detail, GatewayError, NotFound, NotOffered
 from codegen_api.errors import rejected as rejected
-from codegen_api.request_bodies import Asking, CallerFirst, dependencies
+from codegen_api.request_bodies import Authenticator, CallerFirst, dependencies
 from codegen_api.runs import Json
 from codegen_api.upstreams import PendingRequest
 from codegen_api.web import SCOPE
@@ -27,17 +27,17 @@ from codegen_api.web import SCOPE
 EMPTY = "must not be empty"
 
 TITLE_CHARACTERS = 100
-"""Of what was said first, so much is a conversation's title."""
+"""Maximum characters of a conversation's title, which is the beginning of its first message."""
 
-MOST_SAID = 1000
-"""Maximum messages per request, and parts per message: each is stored, and sent again and again."""
+MAX_ITEMS = 1000
+"""Maximum messages per request, and parts per message: each is stored, and sent many times."""
 
 MAX_EXAMINED = 10_000
 """Maximum characters examined one by one."""
 
-_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs", "Mc", "Me", "Mn"}
-"""White space, controls, formats, what is no character, and marks, which are only visible on the character before them.
-Unassigned code points may have a glyph.
+_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs", "Mc", "Me", "Mn"}
+"""Categories of white space, controls, formats, private use, surrogates, and marks, which are visible only on the
+character before them. Not of unassigned code points, which may have a glyph.
 """
 _BLANK = re.compile(
     r"[\u115f\u1160\u2065\u2800\u3164\uffa0\ufff0-\ufff8\ufffc\U00013441\U00013442\U0001d159\U000e0000-\U000e0fff"
@@ -50,21 +50,22 @@ _IMAGE = re.compile(r"image/[\w.+-]+", re.IGNORECASE | re.ASCII)
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
-def says_nothing(text: str) -> bool:
+def is_blank(text: str) -> bool:
     """Whether a text is blank. After leading white space only ``MAX_EXAMINED`` characters are examined."""
     return all(
-        unicodedata.category(each) in _UNSEEN or _BLANK.match(each) is not None for each in text.lstrip()[:MAX_EXAMINED]
+        unicodedata.category(each) in _INVISIBLE or _BLANK.match(each) is not None
+        for each in text.lstrip()[:MAX_EXAMINED]
     )
 
 
 def _not_blank(text: str) -> str:
-    if says_nothing(text):
+    if is_blank(text):
         raise PydanticCustomError("empty", EMPTY)
     return text
 
 
-def no_image(url: str) -> str | None:
-    """Why this cannot be sent to the host as an image; None if it can."""
+def image_fault(url: str) -> str | None:
+    """Why this URL cannot be sent to the host as an image; None if it can."""
     head = _DATA_URI.match(url)
     if head is None:
         return "must be a data URI: the host fetches no images"
@@ -80,19 +81,19 @@ def no_image(url: str) -> str | None:
 
 
 def heard_image(url: object, *where: str | int) -> dict[str, Json]:
-    """An image at this place in the request, as a part of what is kept of a message.
+    """An image at this place in the request, as a part of a stored message.
 
     Raises:
-        Rejected: the host cannot be told.
+        Rejected: it cannot be sent to the host.
     """
-    trouble = no_image(str(url or ""))
-    if trouble is not None:
-        raise rejected(trouble, "image_not_inline", *where)
+    fault = image_fault(str(url or ""))
+    if fault is not None:
+        raise rejected(fault, "image_not_inline", *where)
     return {"type": "image", "url": str(url)}
 
 
 def pending_fields(pending: PendingRequest) -> dict[str, Json]:
-    """What a run waits for."""
+    """The fields of a request that a run waits for."""
     return {
         "id": pending.id,
         "reason": pending.reason.value,
@@ -105,9 +106,9 @@ def pending_fields(pending: PendingRequest) -> dict[str, Json]:
 
 
 def _inline_image(text: str) -> str:
-    trouble = no_image(text)
-    if trouble is not None:
-        raise PydanticCustomError("image_not_inline", trouble)
+    fault = image_fault(text)
+    if fault is not None:
+        raise PydanticCustomError("image_not_inline", fault)
     return text
 
 
@@ -116,57 +117,56 @@ Prompt = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pa
 
 Image = Annotated[str, AfterValidator(_inline_image), Field(json_schema_extra={"pattern": "^data:"})]
 Images = Annotated[list[Image], Field(fail_fast=True)]
-"""Of thousands of invalid ones, only the first is reported."""
-
+"""Images, of which only the first invalid one is reported: there may be thousands."""
 
 Ignored = Annotated[Any, Field(description="Has no meaning here, and is ignored.")]
-"""A field of a protocol that has no effect here: declared, so that it is not reported as a typo."""
+"""A field of a protocol that has no effect here. It is declared so that it is not reported as a typo."""
 
 
 def not_offered(**given: object) -> None:
-    """Check for features of a protocol that are not supported, by the names of their fields in the body.
+    """Refuse fields of the body that ask for features the gateway does not offer; each is passed by its name.
 
     Raises:
-        NotOffered: some of these are given.
+        NotOffered: one of them has a value.
     """
-    places = [Detail(("body", name), "Is not offered here.", "unsupported") for name, value in given.items() if value]
-    if places:
-        named = ", ".join(f"`{place.loc[-1]}`" for place in places)
-        raise NotOffered(f"The gateway does not do what {named} asks for.", details=places)
+    faults = [Detail(("body", name), "Is not offered here.", "unsupported") for name, value in given.items() if value]
+    if faults:
+        names = ", ".join(f"`{fault.loc[-1]}`" for fault in faults)
+        raise NotOffered(f"The gateway does not do what {names} asks for.", details=faults)
 
 
 class Absent(Route):
-    """Parts of a protocol that are not supported: ``paths``, with parameters in braces as in any route, and everything
-    below them. Any request gets a 404 that names the unsupported path.
+    """A route for unsupported parts of a protocol: ``paths``, with parameters in braces, and everything below them. Any
+    request gets a 404 that names the unsupported path.
     """
 
     def __init__(self, *paths: str) -> None:
         super().__init__("/", self._refuse, name="absent", include_in_schema=False)
         self.methods = None
         self._paths = {path: re.sub("{[^}]*}", "[^/]+", path) for path in paths}
-        one_of_them = "|".join(self._paths.values()) or "(?!)"  # of none there is none, and not the empty path
-        self.path_regex = re.compile(f"(?P<what>{one_of_them})(?:/.*)?$")
-        self.param_convertors = {"what": StringConvertor()}
+        any_path = "|".join(self._paths.values()) or "(?!)"  # without paths it matches nothing, not the empty path
+        self.path_regex = re.compile(f"(?P<path>{any_path})(?:/.*)?$")
+        self.param_convertors = {"path": StringConvertor()}
 
     def beside(self, served: Collection[str]) -> "Absent":
-        """The same, without what others serve under these paths."""
+        """This route without the paths at or below which other dialects serve something."""
         left = [path for path in self._paths if not any(f"{each}/".startswith(f"{path}/") for each in served)]
         return self if len(left) == len(self._paths) else Absent(*left)
 
     async def _refuse(self, request: Request) -> Response:
-        asked = request.path_params["what"]
-        path = next(path for path, pattern in self._paths.items() if re.fullmatch(pattern, asked))
+        requested = request.path_params["path"]
+        path = next(path for path, pattern in self._paths.items() if re.fullmatch(pattern, requested))
         raise NotFound(f"{path} is not offered here.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """What clients of one protocol are served. Each package has one, called ``DIALECT``.
+    """The gateway's side of one protocol. Each dialect package has one, called ``DIALECT``.
 
-    ``prefixes`` are its paths, in whole segments; below them ``render_error`` renders every error, a missing route
-    included. ``exposed_headers`` can be read by pages of other origins, besides the general ones. ``conversations``: it
-    keeps some, so the deployment needs a database, and it accepts the demo token; ``lenient``: it does without.
-    ``describe`` adds to the OpenAPI document what routes cannot.
+    ``prefixes`` are its paths, in whole segments; below them ``render_error`` renders every error, even of a missing
+    route. ``exposed_headers`` can be read by pages of other origins, besides the general ones. ``conversations``: it
+    keeps conversations, so the deployment needs a database, and it accepts the demo token. ``lenient``: it accepts the
+    demo token without keeping any. ``describe`` adds to the OpenAPI document what routes cannot.
     """
 
     routes: Sequence[BaseRoute]
@@ -179,15 +179,15 @@ class Dialect:
 
     @property
     def paths(self) -> frozenset[str]:
-        """Those of its routes."""
+        """The paths of its routes."""
         return frozenset(route.path for route in self.routes if isinstance(route, APIRoute))
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` if a route is closed to everybody, or would read a body before it knows whose it is."""
+        """Raises ``ValueError`` if a route refuses everybody, or would read a body before it knows the caller."""
         for route in self.routes:
             if isinstance(route, APIRoute):
-                asks = any(isinstance(each, Asking) for each in dependencies(route.dependant))
-                if asks and SCOPE not in (route.openapi_extra or {}):
+                authenticates = any(isinstance(each, Authenticator) for each in dependencies(route.dependant))
+                if authenticates and SCOPE not in (route.openapi_extra or {}):
                     raise ValueError(f"{route.path} does not declare which scope it requires (web.operation)")
                 if route.body_field is not None and not isinstance(route, CallerFirst):
                     raise ValueError(f"{route.path} has a body, and its router no route_class=CallerFirst")

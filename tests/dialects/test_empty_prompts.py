@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects import MAX_EXAMINED, MOST_SAID, no_image, says_nothing
+from codegen_api.dialects import MAX_EXAMINED, MAX_ITEMS, image_fault, is_blank
 from tests.dialects.sdk import speaking
 from tests.dialects.site import Site
 
@@ -164,10 +164,10 @@ async def test_nothing_is_asked_of_an_agent_by_a_message_without_anything_in_it(
 async def test_there_are_so_many_messages_in_a_request_and_so_many_parts_in_a_message() -> None:
     async with begun() as (site, session):
         for name, (path, body, field) in MANY.items():
-            assert await refused(site, session, path, body(MOST_SAID + 1), field), name
+            assert await refused(site, session, path, body(MAX_ITEMS + 1), field), name
         assert spent(site) == 0
         for name, (path, body, field) in MANY.items():
-            assert not await refused(site, session, path, body(MOST_SAID), field), name
+            assert not await refused(site, session, path, body(MAX_ITEMS), field), name
 
 
 @pytest.mark.wire("images-inline")
@@ -209,7 +209,7 @@ def test_an_image_may_say_more_of_itself_and_its_end() -> None:
         "data:image/png;base64,AA==", "data:image/jpeg;base64,AA", "DATA:IMAGE/PNG;BASE64,AAAA",
         "data:image/svg+xml;charset=utf-8;base64,AAA=", "data:image/vnd.x-1;name=a.png;base64,+/+/",
     ):  # fmt: skip
-        assert no_image(url) is None, url
+        assert image_fault(url) is None, url
 
 
 @pytest.mark.wire("images-inline")
@@ -223,8 +223,8 @@ async def test_the_answer_says_which_image_it_is_and_what_is_wrong_with_it() -> 
 
 @pytest.mark.wire("prompt-not-empty")
 def test_what_is_seen_of_a_text_is_what_has_ink() -> None:
-    assert [text for text in UNSEEN if not says_nothing(text)] == []
-    assert [text for text in SEEN if says_nothing(text)] == []
+    assert [text for text in UNSEEN if not is_blank(text)] == []
+    assert [text for text in SEEN if is_blank(text)] == []
 
 
 async def test_what_says_something_is_taken_as_it_is() -> None:
@@ -240,5 +240,5 @@ async def test_what_says_something_is_taken_as_it_is() -> None:
 
 
 def test_of_a_long_text_that_begins_with_nothing_only_so_much_is_looked_at() -> None:
-    assert says_nothing("\u200b" * MAX_EXAMINED + "x")
-    assert not says_nothing(" " * 10 * MAX_EXAMINED + "\u200b" * (MAX_EXAMINED - 1) + "x")
+    assert is_blank("\u200b" * MAX_EXAMINED + "x")
+    assert not is_blank(" " * 10 * MAX_EXAMINED + "\u200b" * (MAX_EXAMINED - 1) + "x")

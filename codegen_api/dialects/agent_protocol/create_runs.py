@@ -24,7 +24,7 @@ from codegen_api.conversations import (
     said_ids,
     text_of,
 )
-from codegen_api.dialects import EMPTY, MOST_SAID, Ignored, rejected, says_nothing
+from codegen_api.dialects import EMPTY, MAX_ITEMS, Ignored, is_blank, rejected
 from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.assistants import agent_for
 from codegen_api.dialects.agent_protocol.dependencies import routes_about
@@ -282,7 +282,7 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
         if body.input or body.messages:
             raise Rejected("A run has an input or a command, not both.")
         text = text_of_answer(answer)
-        if says_nothing(text):
+        if is_blank(text):
             raise rejected(EMPTY, "empty", *WHERE)
         if not known or known[0].state is not TurnState.WAITING:
             raise InvalidRequest("Cannot resume: the thread is not interrupted.")
@@ -293,8 +293,8 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
     given = given or body.messages or []
     if not isinstance(given, list):
         given = [given]
-    if len(given) > MOST_SAID:
-        raise rejected(f"There may be {MOST_SAID} messages at most.", "too_long", "body", "input", "messages")
+    if len(given) > MAX_ITEMS:
+        raise rejected(f"There may be {MAX_ITEMS} messages at most.", "too_long", "body", "input", "messages")
     told = said_ids(known)
     system: list[str] = []
     messages: list[Mapping[str, Json]] = []
@@ -305,7 +305,7 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
             system.append(text_of({"content": heard(content, where)}))
         elif kind in HUMAN and (id is None or id not in told):
             message: Mapping[str, Json] = {"id": id or new_id(), "content": heard(content, where)}
-            if says_nothing(text_of(message)) and not images_of(message):
+            if is_blank(text_of(message)) and not images_of(message):
                 raise rejected(EMPTY, "empty", *where, "content")
             messages.append(message)
     return "\n\n".join(system) or None, messages

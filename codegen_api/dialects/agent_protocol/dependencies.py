@@ -10,7 +10,7 @@ from codegen_api.conversations import CallerConversations
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Caller
 from codegen_api.parts import conversations_of
-from codegen_api.request_bodies import Asking, CallerFirst
+from codegen_api.request_bodies import Authenticator, CallerFirst
 from codegen_api.web import bearer, bearer_token, identify, identify_lenient, named
 
 api_key = APIKeyHeader(
@@ -24,7 +24,7 @@ _FOREIGN = re.compile(r"lsv2_|ls__")
 """How keys for LangSmith begin. SDKs take them from the environment and send them wherever they go."""
 
 
-@Asking
+@Authenticator
 async def asking(request: Request) -> Caller:
     """Who is calling. A key for LangSmith in ``x-api-key`` counts as none, and no such key is ever shown to a host.
 

@@ -7,7 +7,7 @@ Ids are made of the turn's and the entry's number, so whoever reads a turn again
 from collections.abc import Mapping, Sequence
 
 from codegen_api.conversations import arguments_of, content_of, is_own_prompt, output_of
-from codegen_api.dialects import MOST_SAID, heard_image, rejected
+from codegen_api.dialects import MAX_ITEMS, heard_image, rejected
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.runs import Json, Step, StepKind, WaitReason, to_json
 from codegen_api.stores import Turn
@@ -103,8 +103,8 @@ def heard(content: Json, where: tuple[str | int, ...]) -> list[Json]:
         return _parts(content)
     if not isinstance(content, list):
         raise _unheard(where)
-    if len(content) > MOST_SAID:
-        raise rejected(f"There may be {MOST_SAID} parts at most.", "too_long", *where)
+    if len(content) > MAX_ITEMS:
+        raise rejected(f"There may be {MAX_ITEMS} parts at most.", "too_long", *where)
     return [part for index, item in enumerate(content) for part in _heard_part(item, (*where, index))]
 
 

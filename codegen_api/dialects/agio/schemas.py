@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from codegen_api.dialects import EMPTY, Prompt, says_nothing
+from codegen_api.dialects import EMPTY, Prompt, is_blank
 
 ID = r"[^/]*[^/.][^/]*"
 """What can stand in a path as it is."""
@@ -121,8 +121,8 @@ def _is_empty(content: Any) -> bool:
         case None:
             return True
         case str():
-            return says_nothing(content)
+            return is_blank(content)
         case list():
             texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-            return len(texts) == len(content) and all(isinstance(text, str) and says_nothing(text) for text in texts)
+            return len(texts) == len(content) and all(isinstance(text, str) and is_blank(text) for text in texts)
     return False

@@ -6,7 +6,7 @@ from codegen_api.conversations import Ask, CallerConversations, checked, new_id,
 from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint
 from codegen_api.conversations.prompts import content_of, images_of, text_of
 from codegen_api.conversations.repeats import heard_of, said_ids
-from codegen_api.dialects import EMPTY, MOST_SAID, TITLE_CHARACTERS, heard_image, rejected, says_nothing
+from codegen_api.dialects import EMPTY, MAX_ITEMS, TITLE_CHARACTERS, heard_image, is_blank, rejected
 from codegen_api.dialects.ai_sdk.schemas import SendMessages, UiMessage
 from codegen_api.dialects.ai_sdk.wire import Part, closed, last_parts, metadata, parts_of
 from codegen_api.errors import Conflict, ConversationBusy, NotFound
@@ -94,9 +94,9 @@ def said_last(messages: Sequence[UiMessage]) -> Mapping[str, Json] | None:
         return None
     said, where = messages[place], ("body", "messages", place)
     content = [kept for number, part in enumerate(said.parts) for kept in _kept(part, *where, "parts", number)]
-    if len(content) > MOST_SAID:
-        raise rejected(f"There may be {MOST_SAID} parts at most.", "too_long", *where)
-    if all(part["type"] == "text" and says_nothing(str(part["text"])) for part in content):
+    if len(content) > MAX_ITEMS:
+        raise rejected(f"There may be {MAX_ITEMS} parts at most.", "too_long", *where)
+    if all(part["type"] == "text" and is_blank(str(part["text"])) for part in content):
         raise rejected(EMPTY, "too_short", *where)
     return {"id": said.id or new_id(), "content": content}
 

@@ -10,7 +10,7 @@ from codegen_api.dialects.everruns.wire import EverrunsClient, heard_organizatio
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
 from codegen_api.parts import conversations_of
-from codegen_api.request_bodies import Asking, CallerFirst
+from codegen_api.request_bodies import Authenticator, CallerFirst
 from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(
@@ -29,7 +29,7 @@ FOREIGN = "evr_"
 """How keys for Everruns begin. Its SDKs take them from the environment and send them wherever they go."""
 
 
-@Asking
+@Authenticator
 async def asking(request: Request) -> Caller:
     """Who is calling. A key for Everruns is shown to no host.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from codegen_api.conversations import EventLayout, arguments_of, content_of, is_own_prompt
-from codegen_api.dialects import EMPTY, heard_image, rejected, says_nothing
+from codegen_api.dialects import EMPTY, heard_image, is_blank, rejected
 from codegen_api.dialects.everruns.families import MOST_PLACES, Family, Spot, as_uuid, derived_id
 from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn
@@ -111,7 +111,7 @@ def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
         Rejected: a part is nothing that the host could be told, or there is none.
     """
     parts = [_heard_part(part, index) for index, part in enumerate(content)]
-    if all(says_nothing(str(part.get("url") or part.get("text", ""))) for part in parts):
+    if all(is_blank(str(part.get("url") or part.get("text", ""))) for part in parts):
         raise rejected(EMPTY, "too_short", "body", "message", "content")
     return list(parts)
 

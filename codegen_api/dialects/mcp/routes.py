@@ -16,7 +16,7 @@ from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.openapi import ANYWHERE, Answers
 from codegen_api.parts import parts_of
-from codegen_api.request_bodies import Asking, CallerFirst
+from codegen_api.request_bodies import Authenticator, CallerFirst
 from codegen_api.runs import to_json
 from codegen_api.sse import HEARTBEAT, frame, lasting
 
@@ -40,7 +40,7 @@ MESSAGE = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 router = APIRouter(route_class=CallerFirst, tags=["MCP"], generate_unique_id_function=web.named("mcp_"))
 
 
-@Asking
+@Authenticator
 async def authenticate_client(request: Request) -> Caller:
     """As ``authenticate_lenient``, but pages of other sites are refused whatever they send."""
     if request.scope[web.CROSS_SITE]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from codegen_api.brokers import Batch
 from codegen_api.conversations.progress import pending_in
-from codegen_api.dialects import EMPTY, Prompt, rejected, says_nothing
+from codegen_api.dialects import EMPTY, Prompt, is_blank, rejected
 from codegen_api.dialects.mcp import runs
 from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Tool, failed, told
 from codegen_api.errors import Conflict, GatewayError
@@ -105,7 +105,7 @@ async def resume_run(
     idempotency_key: Key = None,
 ) -> Outcome:
     """Go on with a run: with another prompt, or with the answer to what it waits for."""
-    if says_nothing(prompt) and (request_id is None or decision == "answer"):
+    if is_blank(prompt) and (request_id is None or decision == "answer"):
         raise rejected(EMPTY, "empty", "arguments", "prompt")
     organization, gateway = await call.organization(), call.gateway
     if request_id is None:

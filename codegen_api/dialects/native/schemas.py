@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticCustomError
 
-from codegen_api.dialects import EMPTY, Images, Prompt, says_nothing
+from codegen_api.dialects import EMPTY, Images, Prompt, is_blank
 from codegen_api.dialects.native import examples
 from codegen_api.dialects.native.wire import error_fields
 from codegen_api.errors import Conflict, RunEnded, RunFinal, TicketsNotConfigured
@@ -51,7 +51,7 @@ class ResumeRun(BaseModel):
 
 
 def _answered(text: str | None, info: ValidationInfo) -> str | None:
-    if info.data.get("decision") == "answer" and (text is None or says_nothing(text)):
+    if info.data.get("decision") == "answer" and (text is None or is_blank(text)):
         raise PydanticCustomError("empty", EMPTY)
     return text
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codegen_api.conversations import new_id, text_of, with_transcript
-from codegen_api.dialects import EMPTY, MOST_SAID, heard_image, rejected, says_nothing
+from codegen_api.dialects import EMPTY, MAX_ITEMS, heard_image, is_blank, rejected
 from codegen_api.dialects.openai.items import turn_of_item
 from codegen_api.errors import Detail, NotOffered
 from codegen_api.runs import Json
@@ -63,13 +63,13 @@ def new_words(items: Sequence[InputItem], instructions: str | None, name: str = 
     spoken = [item for item in items if item.role in (USER, ASSISTANT)]
     end = next((place for place in range(len(spoken), 0, -1) if spoken[place - 1].role == ASSISTANT), 0)
     earlier, said = spoken[:end], spoken[end:]
-    if not decisions and all(part["type"] == "text" and says_nothing(str(part["text"])) for part in _parts(said)):
+    if not decisions and all(part["type"] == "text" and is_blank(str(part["text"])) for part in _parts(said)):
         what = EMPTY if said else "The last one must be a message of the user."
         raise rejected(what, "too_short", "body", name)
     if decisions and said:
         raise rejected("Nothing can be said beside a decision: give a `reason` with it.", "decision", "body", name)
-    if len(_parts(said)) > MOST_SAID:
-        raise rejected(f"There may be {MOST_SAID} new parts at most.", "too_long", "body", name)
+    if len(_parts(said)) > MAX_ITEMS:
+        raise rejected(f"There may be {MAX_ITEMS} new parts at most.", "too_long", "body", name)
     text = "\n\n".join(item.text for item in said)
     if earlier:
         text = with_transcript([(item.role.capitalize(), item.text) for item in earlier], text)
