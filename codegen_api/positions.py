@@ -2,7 +2,7 @@
 
 A log grows and earlier entries change, so the number of the last entry is not enough: a viewer that reconnects with it
 would never learn of an amendment it missed. A position therefore also encodes which changes the viewer has. It refers
-to the log itself, never to a process, so that any instance can continue a stream of another.
+only to the log, never to a process, so that any instance can continue a stream of another.
 """
 
 from collections import deque
@@ -13,13 +13,13 @@ from typing import NamedTuple
 from codegen_api.runs import Cursor, LogEntry
 
 AMENDABLE = 20
-"""While a run is active, entries this close to the tail are read again until they have their output."""
+"""While a run is active, this many entries before the tail are read again until they have their output."""
 
 SETTLING = 100
 """Entries further than this from the tail are settled: they normally no longer change."""
 
 COMPARED = 2_000
-"""Number of last entries that are compared with what was sent when a run has ended."""
+"""When a run has ended, this many entries before the tail are compared with what was sent."""
 
 UNKNOWN = "...."
 """Placeholder for a digest: the viewer's version of the entry is not known."""
@@ -29,7 +29,7 @@ OUTDATED = "..--"
 
 
 def plain(name: str) -> str:
-    """A name without its spelling conventions: case, dashes, underscores."""
+    """A name without case, dashes and underscores."""
     return name.replace("_", "").replace("-", "").lower()
 
 
@@ -42,7 +42,7 @@ class Sighting(NamedTuple):
     """A change of entry ``cursor``, observed when the log had this ``length``. ``far``: the entry was so far from the
     end that it is only checked once the run has ended.
 
-    The values mean the same in every process, and their order is the order in which changes are reported.
+    The values mean the same in every process. Changes are reported in their order.
     """
 
     length: Cursor
@@ -68,51 +68,51 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A viewer's place: it has the entries up to ``cursor``. ``over``: it was told that the log ends there.
+    """A viewer's place: it has the entries up to ``cursor``. ``over``: it knows that the log ends there.
 
-    ``told``: it has all changes up to this one; if None, none observed at length ``cursor`` or later. ``copies`` are
-    the digests of its versions of the last entries, as long as those are not settled.
+    ``seen``: it has all changes up to this one; if None, none observed at length ``cursor`` or later. ``copies`` are
+    the digests of its versions of the last entries, unless those are settled.
     """
 
     cursor: Cursor
     over: bool = False
-    told: Sighting | None = None
+    seen: Sighting | None = None
     copies: tuple[str, ...] = ()
 
     @property
     def settled(self) -> bool:
         """Whether the last entries were settled when they were sent."""
-        return self.told is not None and self.cursor <= self.told.length - SETTLING
+        return self.seen is not None and self.cursor <= self.seen.length - SETTLING
 
     def has(self, change: Sighting) -> bool:
         """Whether the viewer has this change."""
-        return change <= (self.told or Sighting(self.cursor, False, 0))
+        return change <= (self.seen or Sighting(self.cursor, False, 0))
 
-    def after(self, came: "Position") -> "Position":
-        """This position for a viewer that started at ``came`` and may have received later changes elsewhere."""
-        if came.told is None or self.cursor > came.told.length or self.has(came.told):
+    def after(self, start: "Position") -> "Position":
+        """This position for a viewer that started at ``start`` and may have received later changes elsewhere."""
+        if start.seen is None or self.cursor > start.seen.length or self.has(start.seen):
             return self
-        return replace(self, told=came.told)
+        return replace(self, seen=start.seen)
 
     def digest(self, cursor: Cursor) -> str:
-        """The digest of the viewer's version of this entry, one of the last."""
+        """The digest of the viewer's version of entry ``cursor``; ``UNKNOWN`` if the position has none."""
         index = len(self.copies) - 1 - (self.cursor - cursor)
         return self.copies[index] if index >= 0 else UNKNOWN
 
     def __str__(self) -> str:
         if self.over:
             return f"{self.cursor}.end"
-        told = "" if self.told is None else f"-{self.told.length}{'_' if self.told.far else '.'}{self.told.cursor}"
-        return f"{self.cursor}{told}{'~' if self.copies else ''}{''.join(self.copies)}"
+        seen = "" if self.seen is None else f"-{self.seen.length}{'_' if self.seen.far else '.'}{self.seen.cursor}"
+        return f"{self.cursor}{seen}{'~' if self.copies else ''}{''.join(self.copies)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
     """What a viewer at some position may have missed.
 
-    ``length`` is the log's. ``changes`` are to entries that the viewer has; ``latest`` is the last change observed at
-    all. ``near`` are the viewer's last entries as they are now (None: not known). A viewer who received all this is at
-    ``revision`` of the log, None if the broker has no log.
+    ``length`` is the log's. ``changes`` concern entries that the viewer has; ``latest`` is the last one of any entry.
+    ``near`` are the viewer's last entries as they are now, None for each that is unknown. A viewer who received all
+    this is at ``revision`` of the log, None if the broker has no log.
     """
 
     length: Cursor = 0
@@ -123,30 +123,30 @@ class Missed:
 
 
 class Trail:
-    """Computes the position after each event sent to a viewer that started at ``came``.
+    """Computes the position after each event sent to a viewer that started at ``start``.
 
-    Before any new entry, the ``doubtful`` ones of its last entries are sent again, and then the ``untold`` changes. A
-    connection may break after any event, so each position claims only what has been sent: entries still to be repeated
-    are marked as outdated in it, and the next process repeats them.
+    Before any new entry, the ``doubtful`` ones of its last entries are sent again, and then the ``unseen`` changes. A
+    connection may break after any event, so each position claims only what has been sent: it marks entries that are
+    still to be sent again as outdated, so that the next process does that.
     """
 
     def __init__(
-        self, came: Position, missed: Missed, untold: Iterable[Sighting] = (), doubtful: Iterable[Cursor] = ()
+        self, start: Position, missed: Missed, unseen: Iterable[Sighting] = (), doubtful: Iterable[Cursor] = ()
     ) -> None:
-        self._came = came
-        self._cursor = came.cursor
+        self._start = start
+        self._cursor = start.cursor
         self._length = missed.length
         self._latest = missed.latest
-        # further changes may be observed at this length, so the position names those that are included
-        self._whole = max(self._latest, Sighting(self._length, False, 0))
+        # further changes may be observed at this length, so the position names the last one that is included
+        self._all = max(self._latest, Sighting(self._length, False, 0))
         self._near = deque(missed.near, maxlen=AMENDABLE)
         first = self._cursor - len(self._near) + 1
-        self._changeable = max(  # the last entry that may still change
+        self._last_amendable = max(
             (cursor for cursor, copy in enumerate(self._near, first) if copy is None or copy.amendable), default=0
         )
-        self._untold = sorted(untold, reverse=True)  # next one at the end
+        self._unseen = sorted(unseen, reverse=True)  # the next one is at the end
         self._doubtful = set(doubtful)
-        self._waiting = self._doubtful.union(change.cursor for change in self._untold)
+        self._outdated = self._doubtful.union(change.cursor for change in self._unseen)
 
     def appended(self, entry: LogEntry) -> Position:
         """The position after the next entry: a plain number, unless another process could repeat or miss changes."""
@@ -157,35 +157,35 @@ class Trail:
         else:  # settled: its digest will not be needed
             self._near.clear()
         if entry.amendable:
-            self._changeable = self._cursor
-        may_change = self._changeable > max(0, self._cursor - AMENDABLE)
-        told = self._whole if self._latest.length >= self._cursor or (settled and may_change) else None
-        return self._position(told, with_copies=may_change or told is not None)
+            self._last_amendable = self._cursor
+        may_change = self._last_amendable > max(0, self._cursor - AMENDABLE)
+        seen = self._all if self._latest.length >= self._cursor or (settled and may_change) else None
+        return self._position(seen, with_copies=may_change or seen is not None)
 
     def amended(self, cursor: Cursor, entry: LogEntry) -> Position:
         """The position after an earlier entry was sent again."""
-        self._waiting.discard(cursor)
+        self._outdated.discard(cursor)
         self._doubtful.discard(cursor)
-        while self._untold and self._untold[-1].cursor not in self._waiting:
-            self._untold.pop()
+        while self._unseen and self._unseen[-1].cursor not in self._outdated:
+            self._unseen.pop()
         back = self._cursor - cursor + 1
         if back <= len(self._near):
             self._near[-back] = Copy.of(entry)
         if self._doubtful:
-            told = self._came.told
-        elif self._untold:
-            told = self._untold[-1]._replace(cursor=self._untold[-1].cursor - 1)
+            seen = self._start.seen
+        elif self._unseen:
+            seen = self._unseen[-1]._replace(cursor=self._unseen[-1].cursor - 1)
         else:
-            told = max(self._whole, self._came.told or self._whole)
-        return self._position(told, with_copies=True)
+            seen = max(self._all, self._start.seen or self._all)
+        return self._position(seen, with_copies=True)
 
-    def _position(self, told: Sighting | None, *, with_copies: bool) -> Position:
-        needless = not with_copies or (told is not None and self._cursor <= told.length - SETTLING)
-        return Position(self._cursor, False, told, () if needless else self._copies())
+    def _position(self, seen: Sighting | None, *, with_copies: bool) -> Position:
+        settled = seen is not None and self._cursor <= seen.length - SETTLING
+        return Position(self._cursor, False, seen, self._copies() if with_copies and not settled else ())
 
     def _copies(self) -> tuple[str, ...]:
         first = self._cursor - len(self._near) + 1
         return tuple(
-            OUTDATED if cursor in self._waiting else UNKNOWN if copy is None else copy.digest
+            OUTDATED if cursor in self._outdated else UNKNOWN if copy is None else copy.digest
             for cursor, copy in enumerate(self._near, first)
         )

@@ -72,8 +72,8 @@ def parse_position(text: str) -> Position:
     if match is None:
         raise InvalidCursor
     number, over, length, far, cursor, copies = match.groups()
-    told = None if length is None else Sighting(int(length), far == "_", int(cursor))
-    return Position(int(number), over is not None, told, tuple(re.findall(_DIGEST, copies or "")))
+    seen = None if length is None else Sighting(int(length), far == "_", int(cursor))
+    return Position(int(number), over is not None, seen, tuple(re.findall(_DIGEST, copies or "")))
 
 
 async def _last_event_id(

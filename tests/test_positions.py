@@ -22,7 +22,7 @@ positions = st.one_of(
     st.builds(
         Position,
         cursors,
-        told=st.none() | st.builds(Sighting, cursors, st.booleans(), cursors),
+        seen=st.none() | st.builds(Sighting, cursors, st.booleans(), cursors),
         copies=st.lists(digests, max_size=AMENDABLE).map(tuple),
     ),
 )
@@ -53,9 +53,9 @@ def test_what_only_resembles_a_position_is_none(text: str) -> None:
 
 
 def test_who_was_told_of_more_elsewhere_still_knows_it_here() -> None:
-    elsewhere = Position(4, told=Sighting(9, True, 2))
-    assert Position(5).after(elsewhere) == Position(5, told=elsewhere.told)
-    later = Position(5, told=Sighting(12, False, 0))
+    elsewhere = Position(4, seen=Sighting(9, True, 2))
+    assert Position(5).after(elsewhere) == Position(5, seen=elsewhere.seen)
+    later = Position(5, seen=Sighting(12, False, 0))
     assert later.after(elsewhere) == later
     assert Position(10).after(elsewhere) == Position(10)
     assert Position(5).after(Position(4)) == Position(5)
@@ -69,8 +69,8 @@ def test_where_nothing_may_change_a_position_is_a_number() -> None:
 def test_far_from_the_end_a_position_says_how_long_the_log_was_and_near_it_what_the_copies_are() -> None:
     trail = Trail(Position(0), Missed(length=150))
     told = [trail.appended(entry(number)) for number in range(1, 151)]
-    assert all(position.told == Sighting(150, False, 0) and not position.copies for position in told[:50])
-    assert all(position.told is None and len(position.copies) == AMENDABLE for position in told[50:])
+    assert all(position.seen == Sighting(150, False, 0) and not position.copies for position in told[:50])
+    assert all(position.seen is None and len(position.copies) == AMENDABLE for position in told[50:])
     assert told[-1].copies == tuple(entry(number).digest for number in range(131, 151))
 
 
@@ -79,10 +79,10 @@ def test_what_is_still_to_be_told_is_not_claimed_to_be_known() -> None:
     changes = [Sighting(5, False, 2), Sighting(6, False, 1)]
     trail = Trail(Position(5), Missed(6, changes[-1], changes, near), changes, doubtful=[4])
     first = trail.amended(4, entry(40))
-    assert (first.told, first.digest(4), first.digest(2)) == (Sighting(5, False, 1), entry(40).digest, OUTDATED)
+    assert (first.seen, first.digest(4), first.digest(2)) == (Sighting(5, False, 1), entry(40).digest, OUTDATED)
     second = trail.amended(2, entry(20))
-    assert (second.told, second.digest(1)) == (Sighting(6, False, 0), OUTDATED)
+    assert (second.seen, second.digest(1)) == (Sighting(6, False, 0), OUTDATED)
     last = trail.amended(1, entry(10))
-    assert (last.told, last.digest(1)) == (changes[-1], entry(10).digest)
+    assert (last.seen, last.digest(1)) == (changes[-1], entry(10).digest)
     assert last.has(changes[0])
     assert last.has(changes[1])

@@ -154,7 +154,7 @@ class Subscriber(Tap[Update]):
                     self._silent_since = now
                     return QUIET
                 self._set_alarm(min(silent_until, self._came + self._patrol.max_age))
-                self._resting = self._current and self._from.told is None
+                self._resting = self._current and self._from.seen is None
                 return None
             self._silent_since = now
             self.cursor = item.cursor
@@ -307,7 +307,7 @@ class Subscriber(Tap[Update]):
 
     def _relabelled(self, batch: Batch) -> Batch:
         """The same for this viewer, who may know more than others here."""
-        if self._from.told is None:
+        if self._from.seen is None:
             return batch
         positions = tuple(position.after(self._from) for position in batch.positions)
         return batch if positions == batch.positions else replace(batch, positions=positions)

@@ -266,7 +266,7 @@ class Log:
         events: list[Appended | Amended] = []
         positions: list[Position] = []
         room, cursor, told = BATCH_BYTES, after, 0
-        trail = Trail(Position(after), self.missed(after, self.revision), untold=(seen for _, seen in pending))
+        trail = Trail(Position(after), self.missed(after, self.revision), unseen=(seen for _, seen in pending))
         for position in chain((seen.cursor for _, seen in pending), range(after + 1, self.tail + 1)):
             entry = self.entry(position, spare)
             if entry is None and not events:

@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI document, written by the code that writes the answers."""
+"""Examples for the OpenAPI document, made by the code that writes the responses."""
 
 import json
 from collections.abc import Iterable
@@ -33,9 +33,9 @@ _PENDING = PendingRequest(
 )
 
 
-def _batch(event: type[Appended] | type[Amended], told: Sighting | None, **fields: Json) -> Batch:
+def _batch(event: type[Appended] | type[Amended], seen: Sighting | None, **fields: Json) -> Batch:
     entry = LogEntry(to_json({**openapi.ENTRY, **fields}), None, open=False, amendable=True)
-    return Batch((event(1, entry),), None, 1, 0, (Position(1, told=told, copies=(entry.digest,)),))
+    return Batch((event(1, entry),), None, 1, 0, (Position(1, seen=seen, copies=(entry.digest,)),))
 
 
 _UPDATES: tuple[following.Update, ...] = (
