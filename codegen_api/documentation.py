@@ -1,4 +1,4 @@
-"""The OpenAPI document, and pages that show it with bundled assets, so that they work offline."""
+"""The OpenAPI document, and pages that show it. Their assets are bundled, so that they work offline."""
 
 import importlib.util
 from functools import lru_cache
@@ -20,17 +20,17 @@ ASSETS = "/docs/assets"
 def install(app: FastAPI) -> None:
     """Serve ``/openapi.json``, ``/docs`` and ``/redoc``. The assets come from the package fastapi-offline."""
     package = importlib.util.find_spec("fastapi_offline")
-    assert package is not None  # noqa: S101 - it is a dependency
-    assert package.origin is not None  # noqa: S101 - and no namespace package
+    assert package is not None  # noqa: S101 - a required dependency
+    assert package.origin is not None  # noqa: S101 - not a namespace package
     assets = {path.name: path for path in (Path(package.origin).parent / "static").iterdir()}
 
     @lru_cache(maxsize=1)
-    def description(root: str) -> bytes:
+    def document_at(root: str) -> bytes:
         document = app.openapi()  # takes half a second the first time
         return to_json({**document, "servers": [{"url": root}]} if root else document)
 
     async def openapi(request: Request) -> Response:
-        return json_response(await in_thread(description, request.scope.get("root_path", "")))
+        return json_response(await in_thread(document_at, request.scope.get("root_path", "")))
 
     async def asset(request: Request) -> FileResponse:
         name = request.path_params["name"]

@@ -1,7 +1,7 @@
-"""Graceful shutdown: on SIGTERM the gateway ends every stream before the server is told to stop.
+"""Graceful shutdown: on SIGTERM the gateway ends every stream before the server stops.
 
-uvicorn tells the application about a signal only after the last connection has closed. Streams never close by
-themselves, so they would be killed at the end of the grace period without a word to their clients. Therefore the
+uvicorn informs the application of a signal only after the last connection has closed. Streams never close by
+themselves, so they would be killed at the end of the grace period, without notice to their clients. Therefore the
 application handles the signal itself: it asks streams to end, waits for them, aborts connections that do not read, and
 only then calls the server's own handler.
 """
@@ -19,12 +19,12 @@ from codegen_api.telemetry import logger
 REQUEST_SECONDS = 10.0
 """Seconds for requests that are still running when the streams have ended."""
 SIGINT_SECONDS = 2.0
-"""Seconds for all of that after a Ctrl-C."""
+"""Seconds for streams and requests together after a Ctrl-C."""
 
 
 class Drain:
     """Handles SIGTERM and SIGINT while the application runs. Streams have ``seconds`` to end, unanswered requests
-    ``request_seconds`` more. ``announce``: log the beginning; with several workers their parent does.
+    ``request_seconds`` more. ``announce``: log the beginning; with several workers, their parent does that.
     """
 
     def __init__(self, seconds: float, request_seconds: float = REQUEST_SECONDS, *, announce: bool = True) -> None:
@@ -41,7 +41,7 @@ class Drain:
         abort_stuck: Callable[[], None],
         cancel_requests: Callable[[], None],
     ) -> None:
-        """Become ready and handle signals from now on; only a process's main thread can.
+        """Become ready, and handle signals from now on if this is the main thread: no other can.
 
         ``end_streams(seconds)`` asks all streams to end and waits up to that long; ``abort_stuck`` aborts connections
         that do not read; ``cancel_requests`` ends requests that are not answered in time.
@@ -65,25 +65,25 @@ class Drain:
     def _begin(self, number: int) -> None:
         if self._task is None:
             seconds = min(self._seconds, SIGINT_SECONDS) if number == signal.SIGINT else self._seconds
-            more = 0.0 if number == signal.SIGINT else self._request_seconds
-            self._task = asyncio.ensure_future(self._drain(number, seconds, more))
-        elif number == signal.SIGINT:  # second Ctrl-C: stop at once
+            request_seconds = 0.0 if number == signal.SIGINT else self._request_seconds
+            self._task = asyncio.ensure_future(self._drain(number, seconds, request_seconds))
+        elif number == signal.SIGINT:  # a second Ctrl-C: stop at once
             self._forward(number)
 
-    async def _drain(self, number: int, seconds: float, more: float) -> None:
+    async def _drain(self, number: int, seconds: float, request_seconds: float) -> None:
         self.phase = "draining"
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         if self._announce:
             logger.info("draining for up to %g s", seconds)
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what uvicorn logs from here on is expected
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # uvicorn's messages are expected from here on
         try:
             await self._end_streams(seconds)
             self._abort_stuck()
-        finally:  # always: otherwise the server would never stop
+        finally:  # otherwise the server would never stop
             self._forward(number)
-        # the server accepts nothing new and waits for its requests; one on a host that hangs must not hold it for ever
-        await asyncio.sleep(max(more, deadline - loop.time()))
+        # the server accepts nothing new and waits for its requests, but not for ever, since the host may hang
+        await asyncio.sleep(max(request_seconds, deadline - loop.time()))
         self._cancel_requests()
 
     def _forward(self, number: int) -> None:

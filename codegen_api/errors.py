@@ -7,36 +7,36 @@
     │   ├── OrganizationRequired    no organization was named, and there are several
     │   ├── TokenInUrl              a token was sent in the URL
     │   ├── TokenTooLong            a token is too long for its purpose
-    │   └── Rejected                validation failed: ``details`` says where
+    │   └── Rejected                validation failed; ``details`` lists the faults
     │       ├── IdempotencyKeyReused    the Idempotency-Key was used for a different request
     │       └── NotOffered              valid, but not supported by the gateway
     ├── NotAuthenticated            there are no credentials
     │   ├── InvalidToken            the token or key is invalid
     │   └── InvalidTicket           the stream ticket is invalid
     ├── Forbidden                   the caller may not do this
-    │   └── InsufficientScope       their token or key does not allow it
+    │   └── InsufficientScope       the token or key lacks the scope
     ├── QuotaExhausted              the plan behind the token has no runs left
-    ├── NotFound                    it does not exist, or not for this caller
+    ├── NotFound                    it does not exist, or the caller may not see it
     ├── Unsupported                 the host cannot do this
     │   └── TicketsNotConfigured    this deployment has no key to seal tickets with
-    ├── Conflict                    not possible in the current state
+    ├── Conflict                    it is not possible in the current state
     │   ├── AlreadyExists           the id is taken
     │   ├── RunEnded                the run has ended
     │   ├── RunFinal                the run has ended for good
     │   └── ConversationBusy        a turn of this conversation is in progress
-    │       └── QueueFull               as many messages wait in it as may
+    │       └── QueueFull               its queue of messages is full
     ├── InProgress                  a request with this Idempotency-Key is in progress
-    │   └── OutcomeUnknown          one broke off, and it is not yet known whether the host acted
+    │   └── OutcomeUnknown          one was interrupted, and it is not yet known whether the host acted
     ├── StoreFull                   the caller has used up their storage
     ├── LoopDetected                the gateway received its own request
     ├── Unavailable                 temporary; ``retry_after`` says when to retry
     │   ├── AuthUnavailable         the host cannot verify the token now
     │   ├── StoreUnavailable        the database cannot be used
     │   ├── ShuttingDown            this process is stopping
-    │   ├── AtCapacity              this process is at its limits
-    │   ├── RateLimited             the caller is at their limits
+    │   ├── AtCapacity              this process has reached a limit
+    │   ├── RateLimited             the caller has reached a limit
     │   └── UpstreamRateLimited     the host's rate limit is reached
-    ├── RunFailed                   a run has no answer, for who has waited for that alone
+    ├── RunFailed                   a run has no answer, which is all that the caller has waited for
     ├── Interrupted                 this process stopped during a request to the host, which may have acted
     └── UpstreamFailure             the host failed
         ├── UpstreamError           its answer is an error or unusable
@@ -45,7 +45,7 @@
         ├── UpstreamUnreachable     there was no connection, or it broke
         └── UpstreamTimeout         it did not answer in time, but may have acted
 
-Messages are for the caller: no token, prompt or log text, and nothing of an unexpected exception.
+Messages are for the caller. They contain no token, prompt or log text, and nothing of an unexpected exception.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 LONGEST_NAME = 255
 UNQUOTED = frozenset("'\"`<>&\\")
-"""Characters with a meaning where messages are displayed or searched."""
+"""Characters that have a meaning where messages are displayed or searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,18 @@ class Detail:
     @property
     def place(self) -> str:
         """The path in readable form: ``metadata.tags.0``, or ``the body``."""
-        where, *way = self.loc or ("request",)
-        if not way:
-            return f"the {where}"
-        return f"the {where} at {way[0]}" if isinstance(way[0], int) else ".".join(str(step)[:60] for step in way)
+        part, *path = self.loc or ("request",)
+        if not path:
+            return f"the {part}"
+        return f"the {part} at {path[0]}" if isinstance(path[0], int) else ".".join(str(step)[:60] for step in path)
 
 
 class GatewayError(Exception):
-    """Base class.
+    """Base class of all errors.
 
-    ``code`` is stable and for programs, ``message`` a sentence for people, ``retry_after`` in seconds. ``details`` has
-    ``Detail`` items for a rejected request, or the valid choices. ``reason`` is for the operator's log only: what was
-    checked and what was found. ``resource_metadata`` is a URL that says where to get a token, for clients that ask.
+    ``code`` is a stable name for programs, ``message`` a sentence for people, ``retry_after`` in seconds. ``details``
+    are ``Detail`` items for a rejected request, or the valid choices. ``reason`` is for the operator's log only: what
+    was checked and what was found. ``resource_metadata`` is a URL that tells clients where to get a token.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -159,9 +159,9 @@ class Rejected(InvalidRequest):
         first = next(iter(details), None)
         if message is None and isinstance(first, Detail):
             others = f" (and {len(details) - 1} more: see the details)" if len(details) > 1 else ""
-            wrong = first.msg.rstrip(".")
-            wrong = wrong if wrong[1:2].isupper() else wrong[:1].lower() + wrong[1:]
-            message = f"{first.place}: {wrong}{others}."
+            fault = first.msg.rstrip(".")
+            fault = fault if fault[1:2].isupper() else fault[:1].lower() + fault[1:]
+            message = f"{first.place}: {fault}{others}."
         super().__init__(message, details=details, **more)
 
 
@@ -201,7 +201,7 @@ class Forbidden(GatewayError):
 
 
 class InsufficientScope(Forbidden):
-    """``scope`` is the one that is missing."""
+    """``scope`` is the missing scope."""
 
     code = "insufficient_scope"
     default_message = "Your token or key lacks the scope for this."
@@ -225,19 +225,19 @@ class NotFound(GatewayError):
 
     @classmethod
     def named(cls, kind: str, name: str) -> "NotFound":
-        """The message that clients know from elsewhere, which some of them search for.
+        """The error for a missing ``kind`` of thing, in words that some clients search for.
 
-        The name is quoted only if it is short and harmless: it may be anything.
+        The name, which the client chose, is quoted only if it is short and harmless.
         """
         quotable = len(name) <= LONGEST_NAME and name.isprintable() and not UNQUOTED & set(name)
         return cls(f"{kind} '{name}' not found" if quotable else f"{kind} not found")
 
     @classmethod
     def unless(cls, found: T | None, kind: str, name: str) -> T:
-        """What was ``found``.
+        """Return ``found``.
 
         Raises:
-            NotFound: nothing was.
+            NotFound: it is None.
         """
         if found is None:
             raise cls.named(kind, name)
@@ -383,7 +383,7 @@ class UpstreamTimeout(UpstreamFailure):
 
 
 class StreamCut(Exception):
-    """A stream breaks off: the client must not take what it has for the whole, and is to come back."""
+    """Cuts a stream off. The client must not take what it has for complete, and should reconnect."""
 
     def __init__(self, *, is_shutdown: bool = False) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Recognizes exhausted system resources: not a bug, and either transient or for the operator to fix."""
+"""Recognizes exhausted system resources, which are no bug: they pass, or the operator has to fix them."""
 
 import errno
 from collections.abc import Mapping
 
-_WHAT: Mapping[int, str] = {
+_RESOURCES: Mapping[int, str] = {
     errno.EMFILE: "descriptors",
     errno.ENFILE: "descriptors",
     errno.EADDRNOTAVAIL: "ports",
@@ -17,8 +17,8 @@ _WHAT: Mapping[int, str] = {
 def exhausted_resource(error: BaseException | None) -> str | None:
     """The resource whose exhaustion led to this error, if any."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno is not None and error.errno in _WHAT:
-            return _WHAT[error.errno]
+        if isinstance(error, OSError) and error.errno is not None and error.errno in _RESOURCES:
+            return _RESOURCES[error.errno]
         if isinstance(error, MemoryError):
             return "memory"
         if isinstance(error, RuntimeError) and str(error) == "can't start new thread":

@@ -1,4 +1,4 @@
-"""Responses in the OpenAPI document. Examples of errors are written by the dialects' own code."""
+"""Responses in the OpenAPI document. The dialects' own code writes the examples of errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from codegen_api.runs import Json
 from codegen_api.web import WAITS, HeadersTooLarge, PayloadTooLarge, RequestTimeout, Responses, UriTooLong
 
 Meaning = tuple[GatewayError, str]
-"""An error with some status, as the example, and a description of all errors with it."""
+"""For one status, an error as the example, and a description of all errors."""
 
 MEANINGS: Mapping[int, Meaning] = {
     400: (errors.InvalidRequest(), "The request cannot be understood."),
@@ -51,7 +51,7 @@ ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
 """Statuses that any request may get."""
 
 COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
-"""And those of requests that ask the host on a caller's behalf."""
+"""Statuses that a request may get if it calls the host for the caller."""
 
 RUN: Mapping[str, Json] = {
     "id": 12345,
@@ -75,7 +75,7 @@ ENTRY: Mapping[str, Json] = {
     "tool_input": {"query": "def fibonacci"},
     "tool_output": {"matches": 1},
 }
-"""Examples of what an adapter makes of the hosted API's answers, to be written by the dialects."""
+"""Examples of the data that the adapter for the hosted API returns; the dialects write them in their own shapes."""
 
 JSON = "application/json"
 REQUEST_ID = "5f0c0f2a2f6f"
@@ -87,12 +87,12 @@ def header(description: str, kind: str = "string") -> dict[str, Any]:
 
 
 REPLAYED = {"Idempotent-Replayed": header("`true` where a repeat is answered as the first time.")}
-"""The header of an answer that may be repeated."""
+"""The header of a response that may be a replay."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The responses of a dialect. ``fields`` writes an error as ``model``, or where that is None as a text;
+    """The responses of a dialect. ``fields`` writes an error in the shape of ``model``, or as text if that is None;
     ``meanings`` override the general ones.
     """
 
@@ -102,9 +102,9 @@ class Answers:
     media_type: str = JSON
 
     def __call__(self, status: int, model: Any, description: str, *errors: int) -> Responses:
-        """The successful response, and the errors: the usual ones and those with the statuses ``errors``."""
-        well = {"description": description, **({} if model is None else {"model": model})}
-        return {status: well, **self.errors(*COMMON, *errors)}
+        """The successful response, the common errors, and those with the statuses ``errors``."""
+        success = {"description": description, **({} if model is None else {"model": model})}
+        return {status: success, **self.errors(*COMMON, *errors)}
 
     def never(self, why: str) -> Responses:
         """The responses of a route that only explains why it is not offered."""
@@ -127,6 +127,6 @@ class Answers:
         described = {"description": sentence, "content": {self.media_type: {"example": example}}, "headers": headers}
         if self.media_type == JSON:
             return {"model": self.model, **described}
-        # with a model FastAPI would also list it as plain JSON
+        # with a "model", FastAPI would also list it as plain JSON
         schema = {"type": "string"} if self.model is None else {"$ref": f"#/components/schemas/{self.model.__name__}"}
         return {**described, "content": {self.media_type: {"schema": schema, "example": example}}}

@@ -10,15 +10,15 @@ ALL = "*"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
-"""A Host header in lower case. The name in it is the first group."""
+"""A Host header in lower case. The first group is its name."""
 
-_FORM = re.compile(r"([a-z][a-z0-9+.-]*)://(\*\.)?(\[[0-9a-f:.]+\]|[^]\s/?#@:*%\\[]+)(:[0-9]*)?")
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\*\.)?(\[[0-9a-f:.]+\]|[^]\s/?#@:*%\\[]+)(:[0-9]*)?")
 _OPAQUE = frozenset({"about", "blob", "data", "file", "javascript", "ws", "wss"})
 _PORTS = {"http": 80, "https": 443}
 
 
 def normalized(text: str) -> str:
-    """An origin in the exact form that browsers send, or ``*``; any other form would never match.
+    """An origin in the exact form that browsers send, or ``*``: no other form would ever match.
 
     Raises:
         ValueError: no page can have this origin.
@@ -27,7 +27,7 @@ def normalized(text: str) -> str:
         return text
     if text == "null":
         raise ValueError("any page can make itself `null`; to let all pages in, say `*`")
-    found = _FORM.fullmatch(text.lower())
+    found = _ORIGIN.fullmatch(text.lower())
     if found is None:
         raise ValueError(
             "an origin is a scheme, :// and a host, perhaps with a port, and nothing behind it, such as"
@@ -57,12 +57,12 @@ def host_as_sent(host: str) -> str:
 
 
 def pattern(origins: Iterable[str]) -> str:
-    """A regular expression for ``origins`` and the subdomains that they allow."""
+    """A regular expression for ``origins``, with ``*.`` for subdomains."""
     return "|".join(re.escape(origin).replace(r"\*\.", r"([a-z0-9_-]+\.)+") for origin in origins)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` can only be reached from this machine."""
+    """Whether ``host`` can be reached only from this machine."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
 """Warnings about names in a request that its route does not know: typos, or fields of a newer version.
 
-They are ignored, as clients expect, but reported in the ``Warning`` header, and in ``warnings`` if the response is a
-JSON object, each with the closest known name.
+Such names are ignored, as clients expect, but reported in the ``Warning`` header, and in ``warnings`` if the response
+is a JSON object, each with the closest known name.
 """
 
 import difflib
@@ -49,30 +49,30 @@ class KnownNames:
         return found[:MAX_WARNINGS]
 
 
-def with_suggestions(places: Sequence[Mapping[str, Any]], unknown: Sequence[Detail]) -> list[dict[str, Any]]:
-    """Validation faults, where a missing field's message names the unknown one that was probably meant."""
+def with_suggestions(faults: Sequence[Mapping[str, Any]], unknown: Sequence[Detail]) -> list[dict[str, Any]]:
+    """Validation faults, where the message for a missing field also names the unknown field that is probably meant."""
 
-    def explained(place: Mapping[str, Any]) -> dict[str, Any]:
-        where, *rest = place["loc"]
-        if place["type"] == "missing" and len(rest) == 1:
+    def explained(fault: Mapping[str, Any]) -> dict[str, Any]:
+        where, *rest = fault["loc"]
+        if fault["type"] == "missing" and len(rest) == 1:
             meant = _nearest(str(rest[0]), [str(item.loc[1]) for item in unknown if item.loc[0] == where])
             if meant is not None:
-                return {**place, "msg": f"{place['msg']}; {meant} is not known here"}
-        return {**place}
+                return {**fault, "msg": f"{fault['msg']}; {meant} is not known here"}
+        return {**fault}
 
-    return [explained(place) for place in places]
+    return [explained(fault) for fault in faults]
 
 
 def drop_empty(request: Request) -> None:
-    """Remove query parameters without a value: HTML forms send empty fields too, meaning nothing by it."""
+    """Remove query parameters without a value, which HTML forms send for fields that were left empty."""
     pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     if not all(value for _, value in pairs):
-        given = urlencode([pair for pair in pairs if pair[1]], encoding="latin-1")
-        request.scope["query_string"] = given.encode("latin-1")
+        query = urlencode([pair for pair in pairs if pair[1]], encoding="latin-1")
+        request.scope["query_string"] = query.encode("latin-1")
 
 
 def warn(request: Request, text: str, *place: str) -> None:
-    """Add a warning to the response: something at ``place`` may not have the intended effect."""
+    """Add a warning to the response that something at ``place`` may not have the intended effect."""
     request.scope.setdefault(WARNINGS, []).append(Detail(place, text, "no_effect"))
 
 
@@ -80,7 +80,7 @@ def with_warnings(response: Response, warnings: Sequence[Detail]) -> Response:
     """Add warnings to a response."""
     lines = [f"{'.'.join(map(str, item.loc))}: {item.msg}" for item in warnings]
     response.headers["Warning"] = ", ".join(f"299 - {_quoted(line)}" for line in lines)
-    body = getattr(response, "body", b"")  # streams have none
+    body = getattr(response, "body", b"")  # streaming responses have none
     if response.headers.get("content-type") == "application/json" and body.startswith(b"{"):
         fields = to_json([{"loc": list(item.loc), "msg": item.msg, "type": item.type} for item in warnings])
         response.body = b'%b%b"warnings":%b}' % (body[:-1], b"" if body == b"{}" else b",", fields)
@@ -120,13 +120,13 @@ def _unknown(where: str, sent: Iterable[str], known: frozenset[str]) -> list[Det
     return found
 
 
-def _nearest(name: str, among: Iterable[str]) -> str | None:
-    spelled = {plain(each): each for each in among}
-    found = difflib.get_close_matches(plain(name[:MAX_NAME]), spelled, 1, 0.75)
-    return spelled[found[0]] if found else None
+def _nearest(name: str, candidates: Iterable[str]) -> str | None:
+    by_plain_name = {plain(each): each for each in candidates}
+    found = difflib.get_close_matches(plain(name[:MAX_NAME]), by_plain_name, 1, 0.75)
+    return by_plain_name[found[0]] if found else None
 
 
 def _quoted(text: str) -> str:
-    """A quoted-string for a header, in printable ASCII."""
+    """Text as a header's quoted-string, in printable ASCII."""
     shown = "".join(character if " " <= character <= "~" else "?" for character in text)
     return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,4 +1,4 @@
-"""Runs long computations beside the event loop, in one thread: several would compete with the loop for the GIL."""
+"""Runs long computations in one thread beside the event loop. Several would compete with the loop for the GIL."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -17,12 +17,12 @@ _thread = ThreadPoolExecutor(1, "worker_thread")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``work`` in the thread."""
+    """Call ``work`` in the worker thread."""
     return await asyncio.get_running_loop().run_in_executor(_thread, lambda: work(*args, **kwargs))
 
 
 async def encoded(value: Json) -> bytes:
-    """As ``to_json``, in the thread if large.
+    """As ``to_json``, but in the worker thread if the value is large.
 
     Raises:
         ValueError: the value cannot be encoded.
@@ -31,17 +31,17 @@ async def encoded(value: Json) -> bytes:
 
 
 def is_large(value: Json) -> bool:
-    """Whether a value contains so much that parsing or encoding it takes long."""
+    """Whether a value is so large that parsing or encoding it takes long."""
     size = 0
-    waiting = [value]
-    while waiting and size <= LARGE:
-        part = waiting.pop()
+    pending = [value]
+    while pending and size <= LARGE:
+        part = pending.pop()
         if isinstance(part, str):
             size += len(part)
         elif isinstance(part, Mapping):
             size += 8 * len(part)
-            waiting += part.values()
+            pending += part.values()
         elif isinstance(part, list | tuple):
             size += 8 * len(part)
-            waiting += part
+            pending += part
     return size > LARGE

@@ -1,7 +1,7 @@
 """The console, a web page for people, and the index at ``/``.
 
-The page is static files that call the native API like any other client; the gateway only hands them out. What they
-cannot know by themselves (whether this is the sandbox, where to sign in) is in ``/console/config.json``.
+The page consists of static files, and calls the native API like any other client. What it cannot know by itself
+(whether this is the sandbox, where to sign in) is in ``/console/config.json``.
 """
 
 import asyncio
@@ -44,20 +44,21 @@ LINKS = {
 SANDBOX_TOKENS = ("sandbox-alice", "sandbox-bob")
 
 HEADERS = {
-    "Cache-Control": "no-cache",  # modules name each other, so only names without a version are possible
+    "Cache-Control": "no-cache",  # modules import each other by name, so the names cannot contain versions
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'{also};"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'{token_origin};"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
     " require-trusted-types-for 'script'; trusted-types dompurify"
 )
 
 FRESH_SECONDS = 300.0
+"""How long an answer of the issuer is used."""
 COOL_DOWN_SECONDS = 5.0
-"""How long an answer of the issuer is used, and a failure to get one."""
+"""How long after a failure the issuer is not asked again."""
 WAIT_SECONDS = 5.0
 """How long the page waits for the issuer."""
 
@@ -78,29 +79,29 @@ Discover = Callable[[], Awaitable[SignIn]]
 """Asks the issuer. Raises ``GatewayError`` or ``ValueError`` without a usable answer."""
 
 
-class SignInPlace:
-    """What was last discovered, asked for again when it is old."""
+class SignInCache:
+    """Caches what ``discover`` returns."""
 
     def __init__(self, discover: Discover) -> None:
         self._discover = discover
-        self._known: SignIn | None = None
-        self._good_until = 0.0
-        self._asking = asyncio.Lock()
+        self._latest: SignIn | None = None
+        self._fresh_until = 0.0
+        self._lock = asyncio.Lock()
         self._log = LogLimiter()
 
     async def get(self) -> SignIn | None:
-        """None if the issuer never said."""
-        async with self._asking:
-            if time.monotonic() >= self._good_until:
+        """The latest answer of the issuer; None if there was none yet."""
+        async with self._lock:
+            if time.monotonic() >= self._fresh_until:
                 try:
                     async with asyncio.timeout(WAIT_SECONDS):
-                        self._known = await self._discover()
-                    self._good_until = time.monotonic() + FRESH_SECONDS
+                        self._latest = await self._discover()
+                    self._fresh_until = time.monotonic() + FRESH_SECONDS
                 except (GatewayError, ValueError, TimeoutError) as error:
                     reason = getattr(error, "reason", None) or str(error) or "it does not answer"
                     self._log.log("sign-in", f"nobody can sign in to the console with the issuer: {reason}")
-                    self._good_until = time.monotonic() + COOL_DOWN_SECONDS
-            return self._known
+                    self._fresh_until = time.monotonic() + COOL_DOWN_SECONDS
+            return self._latest
 
 
 def install(app: FastAPI, *, enabled: bool, sandbox: bool, discover: Discover | None) -> None:
@@ -114,22 +115,22 @@ def install(app: FastAPI, *, enabled: bool, sandbox: bool, discover: Discover | 
         body: dict[str, Json] = {"name": app.title, "version": app.version, "links": links}
         return json_response(to_json(body), headers={"Vary": "Accept"})
 
-    app.add_route("/", index, include_in_schema=False)  # a route of FastAPI takes milliseconds to build
+    app.add_route("/", index, include_in_schema=False)  # one of FastAPI's own routes takes milliseconds to build
     if not enabled:
         return
     contents = _contents()
-    place = None if discover is None else SignInPlace(discover)
+    sign_in = None if discover is None else SignInCache(discover)
 
     async def without_slash(request: Request) -> Response:
         return RedirectResponse(request.scope.get("root_path", "") + PATH)
 
     async def config(_: Request) -> Response:
-        found = None if place is None else await place.get()
+        found = None if sign_in is None else await sign_in.get()
         body: dict[str, Json] = {
             "version": app.version,
             "sandbox_tokens": [*SANDBOX_TOKENS] if sandbox else [],
             "sign_in": None if found is None else asdict(found),
-            "sign_in_unavailable": place is not None and found is None,
+            "sign_in_unavailable": sign_in is not None and found is None,
         }
         return json_response(to_json(body))
 
@@ -140,9 +141,9 @@ def install(app: FastAPI, *, enabled: bool, sandbox: bool, discover: Discover | 
         content, tag = contents[name]
         headers = {**HEADERS, "ETag": tag}
         if name == PAGE:
-            found = None if place is None else await place.get()
-            also = "" if found is None else " " + _origin(found.token_endpoint)
-            headers["Content-Security-Policy"] = POLICY.format(also=also)
+            found = None if sign_in is None else await sign_in.get()
+            token_origin = "" if found is None else " " + _origin(found.token_endpoint)
+            headers["Content-Security-Policy"] = POLICY.format(token_origin=token_origin)
             headers["Cache-Control"] = "no-store"  # the policy may change without the page
         elif tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -155,12 +156,12 @@ def install(app: FastAPI, *, enabled: bool, sandbox: bool, discover: Discover | 
 
 @cache
 def _contents() -> dict[str, tuple[bytes, str]]:
-    """Each file by its name, with its entity tag."""
+    """The content and entity tag of each file, by its name."""
     contents = {path.relative_to(FILES).as_posix(): path.read_bytes() for path in FILES.rglob("*.*")}
     return {name: (content, f'"{hashlib.sha256(content).hexdigest()[:16]}"') for name, content in contents.items()}
 
 
 def _origin(url: str) -> str:
     parts = urlsplit(url)
-    name = quote(parts.hostname or "", safe=":")  # it goes into a header
+    name = quote(parts.hostname or "", safe=":")  # safe in a header
     return f"{parts.scheme}://{f'[{name}]' if ':' in name else name}" + (f":{parts.port}" if parts.port else "")
