@@ -1,4 +1,4 @@
-"""The hosted API's routes under its own paths and names: those that the gateway serves, and those it explains away."""
+"""The hosted API's routes, under its own paths and names. Those that the gateway does not serve explain why."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ async def path_organization(
     """The organization in the path, if the caller may use it.
 
     Raises:
-        Unsupported: this host has none whose id is a number.
+        Unsupported: the ids of this host are not numbers.
     """
     try:
         return await gateway.accounts.organization(caller, str(org_id))
@@ -52,22 +52,22 @@ Organization = Annotated[str, Depends(path_organization)]
 async def whole_page(
     read: Callable[[int, int], Awaitable[Listing[T]]], skip: int, limit: int, first: Listing[T] | None = None
 ) -> Listing[T]:
-    """A full page, at the price of a second request to the host: its clients would skip what is missing."""
-    found = first or await read(skip, limit)
-    on = found.next(skip)
-    if found.length < limit and on is not None:
-        rest = await read(on, limit - found.length)
-        gaps = found.gaps + tuple(found.length + gap for gap in rest.gaps)
-        found = replace(rest, items=found.items + rest.items, paging=found.paging, gaps=gaps)
-        require_whole_page(found.length, limit, at_end=found.next(skip) is None)
-    return found
+    """A full page, even at the price of a second request to the host: clients would skip what a short page lacks."""
+    page = first or await read(skip, limit)
+    next_skip = page.next(skip)
+    if page.length < limit and next_skip is not None:
+        rest = await read(next_skip, limit - page.length)
+        gaps = page.gaps + tuple(page.length + gap for gap in rest.gaps)
+        page = replace(rest, items=page.items + rest.items, paging=page.paging, gaps=gaps)
+        require_whole_page(page.length, limit, at_end=page.next(skip) is None)
+    return page
 
 
-def require_whole_page(came: int, limit: int, *, at_end: bool) -> None:
+def require_whole_page(length: int, limit: int, *, at_end: bool) -> None:
     """Raises ``UpstreamError`` if a page is incomplete, and more follows."""
-    if came < limit and not at_end:
-        why = f"Only {came} of {limit} came, because the host gives little at once, and more follow"
-        raise UpstreamError(f"{why}: ask for a limit of {came} or less.")
+    if length < limit and not at_end:
+        why = f"Only {length} of {limit} came, because the host gives little at once, and more follow"
+        raise UpstreamError(f"{why}: ask for a limit of {length} or less.")
 
 
 @router.get("/v1/users/me", **operation("Get the current user", None, schemas.ME))
@@ -231,10 +231,11 @@ async def get_agent_run_logs(
 ) -> Response:
     """A stretch of the log, with the run as it is now."""
     page = await gateway.read_log(caller, organization, str(run_id), skip, limit, newest_first=reverse)
-    came = len(page.entries)
-    if came < limit and not page.at_end:
-        on, left = skip + came, limit - came
-        rest = await gateway.read_log(caller, organization, str(run_id), on, left, newest_first=reverse)
+    length = len(page.entries)
+    if length < limit and not page.at_end:
+        rest = await gateway.read_log(
+            caller, organization, str(run_id), skip + length, limit - length, newest_first=reverse
+        )
         page = replace(rest, after=skip, entries=page.entries + rest.entries, paging=page.paging)
         require_whole_page(len(page.entries), limit, at_end=page.at_end)
     return json_response(log_page(page))
@@ -264,8 +265,8 @@ NOT_OFFERED = (
     ("POST", "/v1/oauth/tokens/revoke", "revoke_oauth_token", "Revoke an OAuth token"),
     ("POST", "/v1/slack-connect/generate-token", "generate_slack_connect_token", "Create a Slack token"),
 )
-"""Method, path, name and summary of what the gateway does not offer, so that clients get an explanation instead of a
-404: settings of the host, and operations on pull requests that bypass any run.
+"""Method, path, name and summary of the routes that the gateway does not offer, for which clients get an explanation
+instead of a 404: settings of the host, and operations on pull requests that bypass any run.
 """
 
 

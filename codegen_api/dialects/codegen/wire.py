@@ -1,6 +1,6 @@
-"""The host's shapes: pure functions from the gateway's data to the bytes that the host itself would send.
+"""The hosted API on the wire: pure functions from the gateway's data to the bytes that the host itself would send.
 
-The gateway's additions are left out, and the times that it normalizes are converted back.
+They leave out the gateway's additions, and convert normalized times back.
 """
 
 import json
@@ -23,12 +23,12 @@ _OURS = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d(?:\.\d+)?)Z", re.ASCII)
 
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
-    """An error with everything its clients look for. The host has three shapes of errors, and each client reads some of
-    them: ``message`` as well as ``detail``, which is a list where the host's is.
+    """An error with every field that clients look for. The host has three shapes of errors, and each client reads some
+    of them: ``message`` as well as ``detail``, which is a list where the host's is.
     """
     current = trace.get()
     return {
-        "detail": _places(error) if isinstance(error, Rejected) else error.message,
+        "detail": _faults(error) if isinstance(error, Rejected) else error.message,
         "message": error.message,
         "status_code": status_of(error),
         "code": error.code,
@@ -40,9 +40,9 @@ def render_error(error: GatewayError) -> Response:
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
 
 
-def _places(error: Rejected) -> Json:
-    places = [item for item in error.details if isinstance(item, Detail)] or [Detail((), error.message, error.code)]
-    return [{"loc": list(place.loc), "msg": place.msg, "type": place.type} for place in places]
+def _faults(error: Rejected) -> Json:
+    faults = [item for item in error.details if isinstance(item, Detail)] or [Detail((), error.message, error.code)]
+    return [{"loc": list(fault.loc), "msg": fault.msg, "type": fault.type} for fault in faults]
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -68,15 +68,15 @@ def with_host_times(fields: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def entry_json(entry: LogEntry) -> bytes:
-    """A log entry: its bytes, except for the time."""
-    theirs = host_time(entry.created_at)
-    if theirs == entry.created_at:
+    """A log entry: its bytes unchanged, except for the time."""
+    created_at = host_time(entry.created_at)
+    if created_at == entry.created_at:
         return entry.json
-    before, after = (f'"created_at":"{time}"'.encode() for time in (entry.created_at, theirs))
+    before, after = (f'"created_at":"{time}"'.encode() for time in (entry.created_at, created_at))
     if entry.json.count(before) == 1:
         return entry.json.replace(before, after)
     # the same time occurs in the entry's data as well
-    return to_json({**json.loads(entry.json), "created_at": theirs})
+    return to_json({**json.loads(entry.json), "created_at": created_at})
 
 
 def log_page(page: LogPage) -> bytes:
@@ -88,14 +88,14 @@ def log_page(page: LogPage) -> bytes:
 
 
 def runs_page(found: FoundRuns, skip: int, limit: int) -> bytes:
-    """A page of runs. One from a search that is full and not at its end claims that there are more."""
+    """A page of runs. If a search filled it and may continue, its total claims that there are more."""
     runs = [run_fields(run) for run in found.listing.items]
     return page_of(runs, found.listing.paging, skip, limit, more=len(runs) == limit and found.next_skip is not None)
 
 
 def page_of(items: Sequence[Json], paging: Paging, skip: int, limit: int, *, more: bool = False) -> bytes:
-    """A page with all four numbers, which the host always sends. Numbers for another page are replaced by our own: the
-    total is what was skipped and what is here, plus one if there may be ``more``.
+    """A page with all four numbers, which the host always sends. Unknown ones are computed: the total is the number of
+    items skipped and present, plus one if there may be ``more``.
     """
     total = skip + len(items) + more if paging.total is None else paging.total
     numbers: dict[str, Json] = {
@@ -108,7 +108,7 @@ def page_of(items: Sequence[Json], paging: Paging, skip: int, limit: int, *, mor
 
 
 def user_fields(principal: Principal) -> dict[str, Json]:
-    """A user unknown to the host in its format; clients require a number and two strings."""
+    """A user unknown to the host, in the host's format. Clients require a number and two strings."""
     return {
         "id": principal.number,
         "email": None,

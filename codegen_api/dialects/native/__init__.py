@@ -1,4 +1,4 @@
-"""The gateway's own dialect, specified in docs/wire.md. Errors of paths that belong to no dialect have its shape."""
+"""The gateway's own dialect, specified in docs/wire.md. It also renders the errors of paths that no dialect has."""
 
 from codegen_api.dialects import Dialect
 from codegen_api.dialects.native.routes import ROUTES

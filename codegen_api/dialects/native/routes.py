@@ -1,4 +1,4 @@
-"""The gateway's own routes: runs and their logs over REST. ``streams`` has the live ones."""
+"""The gateway's own routes: runs and their logs over REST. The streams are in ``streams``."""
 
 import time
 from typing import Annotated
@@ -41,17 +41,17 @@ async def health(request: Request, gateway: Door) -> Response:
     """How the process is, and what was last seen of the host, the issuer and the store. Asks nobody, so it answers at
     once.
     """
-    seen, store, now = gateway.observation, _store_seen(request), time.time()
+    host, store, now = gateway.observation, _store_observation(request), time.time()
     redis = parts_of(request).redis
     jwts = parts_of(request).callers.jwts
     issuer = None if jwts is None else jwts.source.observation
-    healthy = all(each is None or each.reachable for each in (seen, issuer, store))
+    healthy = all(each is None or each.reachable for each in (host, issuer, store))
     body: dict[str, Json] = {
         "status": "healthy" if healthy and (redis is None or redis.usable) else "degraded",
         "version": request.app.version,
         "timestamp": timestamp(now),
         "uptime_seconds": round(now - parts_of(request).started, 3),
-        "upstream": {"name": gateway.upstream_name, **_observed(seen), **_trouble(seen)},
+        "upstream": {"name": gateway.upstream_name, **_observed(host), **_trouble(host)},
         "issuer": "not configured" if jwts is None else {"name": jwts.issuer, **_observed(issuer)},
         "store": "not configured" if store is None else {**_observed(store), **_trouble(store)},
         "redis": "not configured" if redis is None else "connected" if redis.usable else REDIS_AWAY,
@@ -72,15 +72,15 @@ async def live(request: Request) -> Response:
 @system.get("/readyz", summary="Readiness check", responses=schemas.READY)
 async def ready(request: Request) -> Response:
     """Whether requests should be sent here."""
-    store = _store_seen(request)
-    answer = _readiness(request)
-    if answer.status_code == 200 and store is not None and not store.reachable:
+    store = _store_observation(request)
+    response = _readiness(request)
+    if response.status_code == 200 and store is not None and not store.reachable:
         return json_response(b'{"status":"store_unavailable"}', 503, {"Retry-After": "10"})
-    return answer
+    return response
 
 
-def _store_seen(request: Request) -> Observation | None:
-    """How the store last responded, if there is one."""
+def _store_observation(request: Request) -> Observation | None:
+    """The last observation of the store, if there is one."""
     conversations = parts_of(request).conversations
     return None if conversations is None else conversations.observation
 
@@ -261,10 +261,10 @@ async def read_logs(
     paging = paging_fields(page.paging)
     rest = to_json({**run_fields(page.run), "total_logs": paging.pop("total"), **paging})
     headers = {}
-    behind = skip + len(page.entries)
-    if not page.at_end and behind != page.paging.total:
+    next_skip = skip + len(page.entries)
+    if not page.at_end and next_skip != page.paging.total:
         path = f"{request.scope.get('root_path', '')}{run_path(page.run.ref.id)}/logs"
-        headers["Link"] = f'<{path}?skip={behind}&limit={limit}&reverse={str(reverse).lower()}>; rel="next"'
+        headers["Link"] = f'<{path}?skip={next_skip}&limit={limit}&reverse={str(reverse).lower()}>; rel="next"'
     return json_response(b'%b,"logs":[%b]}' % (rest[:-1], entries), headers=headers)
 
 

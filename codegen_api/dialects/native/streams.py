@@ -1,5 +1,5 @@
-"""The native dialect's streams over HTTP, as server-sent events or JSON lines: live logs and the feed of runs, for who
-has a token or a ticket.
+"""The native dialect's streams: live logs and the feed of runs, as server-sent events or JSON lines. Callers have a
+token or a ticket.
 """
 
 import time
@@ -37,18 +37,20 @@ feed, logs = router_of("Runs"), router_of("Logs")
 FEED_PATH = "/agent-runs/stream"
 RunId = Annotated[str, Path(alias="id", description="The run's id, as the host has it.", examples=["12345"])]
 BY_TICKET: list[dict[str, list[str]]] = [{}]
-"""The alternative to a token, for the document: a URL with a ticket in it needs no credentials."""
+"""Security of the OpenAPI document besides a token: a URL with a ticket needs no credentials."""
 LINE_TYPES = ("application/x-ndjson", "application/jsonl")
 
 
 def writer_for(request: Request) -> Writer:
-    """The format that the client accepts: JSON lines if it says so, else server-sent events."""
-    lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
-    return LINES if lines else EVENTS
+    """The writer of JSON lines if the client accepts them, else of server-sent events."""
+    accepts_lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
+    return LINES if accepts_lines else EVENTS
 
 
-async def viewer(request: Request, ticket: str | None, wanted: str | None, run_id: str) -> tuple[Caller, str | None]:
-    """The caller, by their token or else by their ``ticket`` for this, and the organization that they want."""
+async def authenticate_viewer(
+    request: Request, ticket: str | None, wanted: str | None, run_id: str
+) -> tuple[Caller, str | None]:
+    """Authenticate by ``ticket`` if there is one, else by the token. Returns the caller and the organization."""
     if ticket is None:
         return await authenticate(request), wanted
     opened = tickets_of(request).open(ticket, time.time())
@@ -73,12 +75,12 @@ def tickets_of(request: Request) -> Tickets:
     return tickets
 
 
-def _separated(ids: str) -> list[str]:
+def _split_ids(text: str) -> list[str]:
     """Raises ``Rejected`` if there are too many."""
-    found = list(dict.fromkeys(each.strip() for each in ids.split(",") if each.strip()))
-    if len(found) > MOST_RUNS:
+    ids = list(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
+    if len(ids) > MOST_RUNS:
         raise errors.Rejected(details=[errors.Detail(("query", "ids"), f"Must be at most {MOST_RUNS}.", "too_long")])
-    return found
+    return ids
 
 
 @feed.post("/agent-runs/stream-ticket", **operation("Create a feed ticket", READ, schemas.TICKET), status_code=201)
@@ -119,19 +121,19 @@ async def stream_runs(
     """
     writer, ticket = writer_for(request), None if bears_token(request) else ticket
     try:
-        caller, wanted = await viewer(request, ticket, wanted, FEED)
+        caller, wanted = await authenticate_viewer(request, ticket, wanted, FEED)
         position = FeedPosition() if last_event_id is None else FeedPosition.parse(last_event_id)
         organization = await gateway.accounts.organization(caller, wanted)
-        chosen = None if ids is None else gateway.feeds.named(organization, _separated(ids))
+        chosen = None if ids is None else gateway.feeds.named(organization, _split_ids(ids))
         if request.scope.get(HEAD_ONLY):
             await gateway.feeds.check(caller, organization)
-            return lasting(request, Tap(), writer.media_type)  # nothing but its head is sent
+            return lasting(request, Tap(), writer.media_type)  # only its head is sent
         updates = gateway.feeds.updates(caller, organization, chosen, limit, position)
         first = await anext(updates)
     except (errors.Unavailable, errors.UpstreamFailure) as error:
         if last_event_id is None and ticket is None:
             raise
-        # an EventSource gives up for good on any other status
+        # any other status would make an EventSource give up for good
         return lasting(request, try_again(error, writer), writer.media_type)
     return lasting(request, feed_frames(first, updates, writer), writer.media_type, source=updates)
 
@@ -176,21 +178,21 @@ async def stream_logs(
 
     A browser's `EventSource` comes with a `ticket`. A bearer token goes before it.
     """
-    asked = last_event_id or (None if skip is None else str(skip))
+    start = last_event_id or (None if skip is None else str(skip))
     writer, ticket = writer_for(request), None if bears_token(request) else ticket
     try:
-        caller, wanted = await viewer(request, ticket, wanted, run_id)
-        position = Position(0) if asked is None else parse_position(asked)
+        caller, wanted = await authenticate_viewer(request, ticket, wanted, run_id)
+        position = Position(0) if start is None else parse_position(start)
         organization = await gateway.accounts.organization(caller, wanted)
         if request.scope.get(HEAD_ONLY):
             await gateway.view(caller, organization, run_id)
-            return lasting(request, Tap(), writer.media_type)  # nothing but its head is sent
+            return lasting(request, Tap(), writer.media_type)  # only its head is sent
         position = replace(position, over=position.over and writer is not LINES)
         stream = await gateway.follow(caller, organization, run_id, position)
     except (errors.Unavailable, errors.UpstreamFailure) as error:
-        if asked is None and ticket is None:
+        if start is None and ticket is None:
             raise
-        # an EventSource gives up for good on any other status
+        # any other status would make an EventSource give up for good
         return lasting(request, try_again(error, writer), writer.media_type)
     if stream is None:
         return Response(status_code=204)

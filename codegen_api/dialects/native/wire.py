@@ -18,7 +18,7 @@ from codegen_api.viewing import Stream
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
-"""Reconnect delay for clients of a stream that broke."""
+"""Reconnect delay of clients whose stream broke."""
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def render_error(error: errors.GatewayError) -> Response:
 
 
 def run_fields(run: Run) -> dict[str, Json]:
-    """A run: the host's fields and ours, of which the last two are there only where the host says so."""
+    """A run: the host's fields and ours. The last two of ours are present only if the host provides them."""
     fields: dict[str, Json] = {**run.fields, "run_status": run.status.value, "ended": run.status.ended}
     if run.reason is not None:
         fields["waiting_for"] = run.reason.value
@@ -78,7 +78,7 @@ def paging_fields(paging: Paging) -> dict[str, Json]:
 
 
 class Writer:
-    """A format for the events of a stream: server-sent events."""
+    """Writes events as server-sent events. Subclasses write other formats."""
 
     media_type = "text/event-stream; charset=utf-8"
     heartbeat = HEARTBEAT
@@ -89,7 +89,7 @@ class Writer:
         self._written: WeakKeyDictionary[Batch, bytes] = WeakKeyDictionary()
 
     def batch(self, batch: Batch) -> bytes:
-        """Encoded once for all viewers at the same position."""
+        """The events of a batch, encoded once for all viewers at the same position."""
         written = self._written.get(batch)
         if written is None:
             written = self._written[batch] = b"".join(
@@ -104,7 +104,7 @@ class Writer:
 
 
 class LineWriter(Writer):
-    """JSON lines."""
+    """Writes events as JSON lines."""
 
     media_type = "application/x-ndjson"
     heartbeat = b'{"event":"heartbeat"}\n'
@@ -124,15 +124,15 @@ def framed(  # noqa: PLR0911 - a case for each kind of update
     ended: Cursor | None = None,
     waits_for: WaitReason | None = None,
 ) -> bytes:
-    """One update of a log or a feed. If the viewer was told of an end, the description of a run that continues revokes
-    it. ``waits_for`` is what the run waited for when it was last described.
+    """The events for one update of a log or a feed. If the viewer knows that the log ``ended`` somewhere, the status of
+    a run that continues revokes that. ``waits_for`` is what the run waited for in its last status.
     """
     match update:
         case Batch():
             sent(len(update.entries))
             return writer.batch(update)
         case Changed(run=run):
-            # with an id, for viewers that resume from here in another process
+            # the id revokes an end, also for viewers that resume from here in another process
             status = writer.event("status", to_json(run_fields(run)), None if run.status.ended else ended)
             if run.reason in (None, waits_for):
                 return status
@@ -148,7 +148,7 @@ def framed(  # noqa: PLR0911 - a case for each kind of update
             return b""
         case following.Leaving() | following.FeedLeaving():
             over("reconnect")
-            return _leave(writer, "reconnect", last_event_id=str(update.position))
+            return _reconnect_notice(writer, "reconnect", last_event_id=str(update.position))
         case following.Ended():
             over("end")
             data = {**run_fields(update.run), "total_logs": update.length}
@@ -168,7 +168,7 @@ _described: WeakKeyDictionary[following.Described, bytes] = WeakKeyDictionary()
 
 
 def _described_json(described: following.Described) -> bytes:
-    """Encoded once for all viewers."""
+    """The run as JSON, encoded once for all viewers."""
     written = _described.get(described)
     if written is None:
         written = _described[described] = to_json(run_fields(described.run))
@@ -181,7 +181,7 @@ def _notice(writer: Writer, data: dict[str, Json]) -> bytes:
 
 
 class Frames(Tap[bytes]):
-    """The frames of ``stream``, for a viewer who was told before that the log had ``ended`` there."""
+    """The frames of ``stream``. ``ended`` is where the viewer believes that the log ends, if it does."""
 
     __slots__ = ("_ended", "_stream", "_trace", "_wait", "_waits_for", "_writer")
 
@@ -246,14 +246,15 @@ async def feed_frames(
 
 
 async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:
+    """The frames of a stream that could not start because of ``error``, which is temporary."""
     note(error.code, error.root_reason)
     limited = isinstance(error, errors.RateLimited | errors.UpstreamRateLimited)
     at_least = retry_after(error) if limited else error.retry_after or 0
-    yield _leave(writer, "rate_limited" if limited else "upstream_unavailable", at_least=at_least)
+    yield _reconnect_notice(writer, "rate_limited" if limited else "upstream_unavailable", at_least=at_least)
 
 
-def _leave(writer: Writer, code: str, *, at_least: float = 0, last_event_id: str | None = None) -> bytes:
-    """The final notice of a stream that is to be resumed: jittered, so that clients do not come back together."""
+def _reconnect_notice(writer: Writer, code: str, *, at_least: float = 0, last_event_id: str | None = None) -> bytes:
+    """The final notice of a stream that clients should resume. Its delay has jitter, so that they spread out."""
     milliseconds = int(max(at_least * 1000, RETRY_MS / 2) * random.uniform(1, 2))  # noqa: S311 - spreads load only
     data: dict[str, Json] = {"code": code, "retry_in": milliseconds / 1000}
     if last_event_id is not None:
