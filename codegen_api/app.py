@@ -128,10 +128,9 @@ class Application(FastAPI):
 def dialect_of(scope: Scope, dialects: Mapping[str, Dialect]) -> Dialect:
     """The dialect whose prefix is the longest match (in whole segments) for the path; else the native one."""
     path = f"{get_route_path(scope)}/"
-    matching = {
-        prefix: dialect for dialect in dialects.values() for prefix in dialect.prefixes if path.startswith(f"{prefix}/")
-    }
-    return matching[max(matching, key=len)] if matching else dialects["native"]
+    by_prefix = {prefix: dialect for dialect in dialects.values() for prefix in dialect.prefixes}
+    matching = [prefix for prefix in by_prefix if path.startswith(f"{prefix}/")]
+    return by_prefix[max(matching, key=len)] if matching else dialects["native"]
 
 
 def create_app(

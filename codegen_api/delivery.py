@@ -191,11 +191,9 @@ class Delivery(Sink):
         """If the outlet has no room now, check in ``stall_seconds`` that the client has taken something."""
         if not self._outlet.ready and self._stall_alarm is None:
             self._unsent = self._connection.unsent()
-            self._stall_alarm = Alarm(
-                loop_time() + self._stall_seconds, lambda: self._context.run(self._abort_if_stalled)
-            )
+            self._stall_alarm = Alarm(loop_time() + self._stall_seconds, lambda: self._context.run(self._check_stall))
 
-    def _abort_if_stalled(self) -> None:
+    def _check_stall(self) -> None:
         self._stall_alarm = None
         if self.over:
             return

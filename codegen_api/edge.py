@@ -206,7 +206,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 nonlocal status
                 status = message["status"]
-                message["headers"] = _completed(message.get("headers", ()), request_id, scope.get("quota_left"))
+                message["headers"] = _headers(message.get("headers", ()), request_id, scope.get("quota_left"))
             await send(message)
 
         try:
@@ -343,7 +343,7 @@ class Edge:
         return ServerConnection(transport)
 
 
-def _completed(
+def _headers(
     raw: Iterable[tuple[bytes, bytes]], request_id: str, quota: QuotaState | None
 ) -> list[tuple[bytes, bytes]]:
     """The headers of a response, completed with those that every response has."""

@@ -270,9 +270,7 @@ def _uses_reserve(transport: asyncio.Transport) -> bool:
 
 
 class ExchangeAdapter:
-    """One request and response between uvicorn and the application, and its ``ExclusiveOutlet``. ``send`` is for
-    HTTP/1.0.
-    """
+    """One exchange between uvicorn and the application, and its ``ExclusiveOutlet``. ``send`` is for HTTP/1.0."""
 
     def __init__(self, protocol: StrictHttpProtocol, cycle: "RequestResponseCycle") -> None:
         self.transport = cycle.transport

@@ -1,8 +1,7 @@
 """Receives request bodies: only after authentication, and within bounds.
 
 FastAPI by itself receives and parses a body before anything else, so anybody could make us hold and parse 25 MiB.
-``CallerFirst`` routes authenticate first; ``BodyBudget`` bounds the memory of all bodies together, and ``IncomingBody``
-the time of each.
+``CallerFirst`` authenticates first; ``BodyBudget`` bounds the memory of all bodies, ``IncomingBody`` the time of each.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codegen_api.errors import AtCapacity, Detail, Rejected
+from codegen_api.errors import AtCapacity, rejected
 from codegen_api.identity import Caller
 from codegen_api.lean_routes import LeanCall
 from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
@@ -29,6 +28,7 @@ from codegen_api.worker_thread import LARGE, in_thread
 
 MAX_VALUES = 10_000
 """Maximum number of JSON values in a request. Work done for each of them then takes tens of milliseconds in all."""
+TOO_MANY_VALUES = f"The request is too large: its JSON may have {MAX_VALUES:,} values."
 MAX_DEPTH = 100
 """Maximum nesting of JSON in a request."""
 
@@ -172,11 +172,9 @@ class BoundedRequest(Request):
                     for start in range(0, len(piece), SMALL_BODY):
                         meter.feed(piece[start : start + SMALL_BODY])
                         if meter.depth > MAX_DEPTH:
-                            message = f"JSON may be nested {MAX_DEPTH} times"
-                            raise Rejected(details=[Detail(("body",), message, "json_too_deep")])
+                            raise rejected(f"JSON may be nested {MAX_DEPTH} times", "json_too_deep", "body")
                         if meter.values > MAX_VALUES:
-                            message = f"The request is too large: its JSON may have {MAX_VALUES:,} values."
-                            raise HTTPException(413, message)
+                            raise HTTPException(413, TOO_MANY_VALUES)
                     pieces.append(piece)
             except ClientDisconnect:
                 raise HTTPException(400) from None
@@ -206,13 +204,11 @@ def _require_json(request: Request) -> None:
     coding = request.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
         message = f"must be identity, and is {coding[:100]}: bodies are taken as they are"
-        raise Rejected(details=[Detail(("header", "Content-Encoding"), message, "content_encoding")])
+        raise rejected(message, "content_encoding", "header", "Content-Encoding")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (kind.startswith("application/") and kind.rpartition("/")[2].rpartition("+")[2] == "json"):
         found = f"is {kind[:100]}" if kind else "is missing"
-        raise Rejected(
-            details=[Detail(("header", "Content-Type"), f"must be application/json, and {found}", "content_type")]
-        )
+        raise rejected(f"must be application/json, and {found}", "content_type", "header", "Content-Type")
 
 
 def _read(body: bytes) -> Any:
@@ -222,14 +218,13 @@ def _read(body: bytes) -> Any:
             return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
     except UnicodeDecodeError:  # which quotes the input
         pass
-    raise Rejected(details=[Detail(("body",), "Must be JSON in UTF-8", "encoding")])
+    raise rejected("Must be JSON in UTF-8", "encoding", "body")
 
 
 def _whole(digits: str) -> Json:
     number = whole(digits)
     if number is digits:
-        message = f"A whole number may have {MOST_DIGITS} digits"
-        raise Rejected(details=[Detail(("body",), message, "number_too_long")])
+        raise rejected(f"A whole number may have {MOST_DIGITS} digits", "number_too_long", "body")
     return number
 
 

@@ -233,9 +233,8 @@ async def get_agent_run_logs(
     page = await gateway.read_log(caller, organization, str(run_id), skip, limit, newest_first=reverse)
     length = len(page.entries)
     if length < limit and not page.at_end:
-        rest = await gateway.read_log(
-            caller, organization, str(run_id), skip + length, limit - length, newest_first=reverse
-        )
+        on, missing = skip + length, limit - length
+        rest = await gateway.read_log(caller, organization, str(run_id), on, missing, newest_first=reverse)
         page = replace(rest, after=skip, entries=page.entries + rest.entries, paging=page.paging)
         require_whole_page(len(page.entries), limit, at_end=page.at_end)
     return json_response(log_page(page))

@@ -134,19 +134,9 @@ async def create_run(
 ) -> Response:
     """Start an agent run."""
     organization = await gateway.accounts.organization(caller, wanted)
-    outcome = await idempotency.create(
-        caller,
-        organization,
-        NewRun(
-            body.prompt,
-            body.metadata,
-            None if body.images is None else tuple(body.images),
-            body.repo_id,
-            body.model,
-            body.agent_type,
-        ),
-        key,
-    )
+    images = None if body.images is None else tuple(body.images)
+    new = NewRun(body.prompt, body.metadata, images, body.repo_id, body.model, body.agent_type)
+    outcome = await idempotency.create(caller, organization, new, key)
     location = f"{request.scope.get('root_path', '')}{run_path(outcome.run.ref.id)}"
     return json_response(to_json(run_fields(outcome.run)), 201, {"Location": location, **replayed(outcome)})
 

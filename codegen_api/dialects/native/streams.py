@@ -1,6 +1,4 @@
-"""The native dialect's streams: live logs and the feed of runs, as server-sent events or JSON lines. Callers have a
-token or a ticket.
-"""
+"""The native dialect's live logs and feed of runs, as server-sent events or JSON lines, by token or ticket."""
 
 import time
 from dataclasses import replace
@@ -79,7 +77,7 @@ def _split_ids(text: str) -> list[str]:
     """Raises ``Rejected`` if there are too many."""
     ids = list(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
     if len(ids) > MOST_RUNS:
-        raise errors.Rejected(details=[errors.Detail(("query", "ids"), f"Must be at most {MOST_RUNS}.", "too_long")])
+        raise errors.rejected(f"Must be at most {MOST_RUNS}.", "too_long", "query", "ids")
     return ids
 
 
