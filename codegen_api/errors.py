@@ -70,6 +70,11 @@ class Detail:
     type: str
 
     @property
+    def fields(self) -> dict[str, Json]:
+        """The fault as JSON."""
+        return {"loc": list(self.loc), "msg": self.msg, "type": self.type}
+
+    @property
     def place(self) -> str:
         """The path in readable form: ``metadata.tags.0``, or ``the body``."""
         part, *path = self.loc or ("request",)

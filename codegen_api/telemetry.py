@@ -201,6 +201,12 @@ def quoted(value: object) -> str:
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
+def request_id() -> str | None:
+    """The id of the current request, if there is one."""
+    current = trace.get()
+    return None if current is None else current.request_id
+
+
 def note(code: str, reason: str | None) -> None:
     """Add this error to the log line of the current request."""
     current = trace.get()

@@ -92,6 +92,11 @@ def heard_image(url: object, *where: str | int) -> dict[str, Json]:
     return {"type": "image", "url": str(url)}
 
 
+def detail_fields(error: GatewayError) -> list[Json]:
+    """The details of an error as JSON."""
+    return [item.fields if isinstance(item, Detail) else item for item in error.details]
+
+
 def pending_fields(pending: PendingRequest) -> dict[str, Json]:
     """The fields of a request that a run waits for."""
     return {

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
+from codegen_api.dialects import detail_fields
 from codegen_api.dialects.agent_protocol.messages import interrupts
-from codegen_api.errors import Detail, GatewayError
+from codegen_api.errors import GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Item, Turn, TurnState
-from codegen_api.telemetry import trace
+from codegen_api.telemetry import request_id
 from codegen_api.upstreams import PendingRequest
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 
@@ -52,16 +53,15 @@ STATUSES: Mapping[str, tuple[TurnState | None, ...]] = {
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
     """An error for all generations of clients: some read ``message``, some ``detail``, and some ``error``."""
-    current = trace.get()
     status = status_of(error)
     fields: dict[str, Json] = {
         "error": KINDS[status],
         "message": error.message,
         "detail": error.message,
-        "details": [_detail(item) for item in error.details] or None,
+        "details": detail_fields(error) or None,
         "code": error.code,
         "status_code": status,
-        "request_id": current.request_id if current else None,
+        "request_id": request_id(),
     }
     if status in WAITS:
         fields["retry_after"] = retry_after(error)
@@ -70,10 +70,6 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 
 def render_error(error: GatewayError) -> Response:
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
-
-
-def _detail(item: "Detail | Json") -> Json:
-    return {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, Detail) else item
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from codegen_api.dialects.agio.executions import Execution, own, user_of
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
-from codegen_api.telemetry import trace
+from codegen_api.telemetry import request_id
 from codegen_api.web import WAITS, MethodNotAllowed, error_headers, json_response, retry_after, status_of, timestamp
 
 DEFAULT_MODEL = "default"
@@ -19,7 +19,6 @@ ONLY_GET = " A browser's EventSource can only GET, and a chat begins with POST: 
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
     """An error as clients of FastAPI know it (``detail``), with what else the gateway has to say."""
-    current = trace.get()
     message = error.message + ONLY_GET if isinstance(error, MethodNotAllowed) else error.message
     details = [item for item in error.details if isinstance(item, Detail)]
     faults: list[Json] = [{"type": each.type, "loc": list(each.loc), "msg": each.msg} for each in details]
@@ -28,7 +27,7 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
         "error": message,
         "code": error.code,
         "status_code": status_of(error),
-        "request_id": current.request_id if current else None,
+        "request_id": request_id(),
     }
     if error.details and not faults:
         fields["details"] = [item for item in error.details if not isinstance(item, Detail)]

@@ -13,7 +13,7 @@ from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Principal
 from codegen_api.run_lists import FoundRuns
 from codegen_api.runs import Json, LogEntry, LogPage, Paging, Run, to_json
-from codegen_api.telemetry import trace
+from codegen_api.telemetry import request_id
 from codegen_api.web import error_headers, json_response, status_of
 
 _OURS = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d(?:\.\d+)?)Z", re.ASCII)
@@ -26,13 +26,12 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
     """An error with every field that clients look for. The host has three shapes of errors, and each client reads some
     of them: ``message`` as well as ``detail``, which is a list where the host's is.
     """
-    current = trace.get()
     return {
         "detail": _faults(error) if isinstance(error, Rejected) else error.message,
         "message": error.message,
         "status_code": status_of(error),
         "code": error.code,
-        "request_id": current.request_id if current else None,
+        "request_id": request_id(),
     }
 
 
@@ -42,7 +41,7 @@ def render_error(error: GatewayError) -> Response:
 
 def _faults(error: Rejected) -> Json:
     faults = [item for item in error.details if isinstance(item, Detail)] or [Detail((), error.message, error.code)]
-    return [{"loc": list(fault.loc), "msg": fault.msg, "type": fault.type} for fault in faults]
+    return [fault.fields for fault in faults]
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

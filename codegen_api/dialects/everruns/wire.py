@@ -10,11 +10,12 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
+from codegen_api.dialects import detail_fields
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family, as_uuid, derived_id
-from codegen_api.errors import Detail, GatewayError
+from codegen_api.errors import GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Turn
-from codegen_api.telemetry import trace
+from codegen_api.telemetry import request_id
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 
 OWN = "everruns"
@@ -33,7 +34,6 @@ _SHOWN_ORGANIZATION = re.compile(r"org_0*([0-9]{1,32})", re.ASCII)
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
     """An error for both generations of clients: a problem of RFC 9457, with a code and a message in ``error``."""
-    current = trace.get()
     status = status_of(error)
     fields: dict[str, Json] = {
         "type": "about:blank",
@@ -43,10 +43,10 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
         "code": error.code,
         "error": {"code": error.code, "message": error.message},
         "status_code": status,
-        "request_id": current.request_id if current else None,
+        "request_id": request_id(),
     }
     if error.details:
-        fields["details"] = [_detail(item) for item in error.details]
+        fields["details"] = detail_fields(error)
     if status in WAITS:
         fields["retry_after_seconds"] = retry_after(error)
     return fields
@@ -54,10 +54,6 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 
 def render_error(error: GatewayError) -> Response:
     return Response(to_json(error_fields(error)), status_of(error), error_headers(error), PROBLEM)
-
-
-def _detail(item: "Detail | Json") -> Json:
-    return {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, Detail) else item
 
 
 # -- agents and sessions ----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import WRITE, Caller
 from codegen_api.parts import Parts, parts_of
 from codegen_api.runs import Json, to_json
-from codegen_api.telemetry import note, trace
+from codegen_api.telemetry import note, request_id
 from codegen_api.web import CorsRefused, as_gateway_error, error_headers, json_response, status_of
 
 T = TypeVar("T")
@@ -253,9 +253,9 @@ def render_error(error: GatewayError, number: Json = None) -> Response:
 def as_rpc_error(error: GatewayError) -> RpcError:
     """An error of the gateway. Its ``details`` are what can be chosen instead, if the error is about that."""
     status = 403 if isinstance(error, CorsRefused) else 400 if isinstance(error, Rejected) else status_of(error)
-    current, choices = trace.get(), [each for each in error.details if not isinstance(each, Detail)]
+    choices = [each for each in error.details if not isinstance(each, Detail)]
     data: dict[str, Json] = {"code": error.code, "message": error.message, "status_code": status, "details": choices}
-    data |= {"request_id": None if current is None else current.request_id, "retry_after": error.retry_after}
+    data |= {"request_id": request_id(), "retry_after": error.retry_after}
     is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in error.details)
     code = PARSE_ERROR if is_no_json else {400: INVALID_REQUEST, 404: INVALID_PARAMS}.get(status, INTERNAL)
     return RpcError(code, f"{error.code}: {error.message}", data, status)

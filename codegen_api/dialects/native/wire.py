@@ -10,10 +10,11 @@ from starlette.responses import Response
 
 from codegen_api import errors, following
 from codegen_api.brokers import Batch
+from codegen_api.dialects import detail_fields
 from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitReason, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.taps import Tap
-from codegen_api.telemetry import note, noticed, over, sent, trace
+from codegen_api.telemetry import note, noticed, over, request_id, sent, trace
 from codegen_api.viewing import Stream
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
@@ -26,18 +27,14 @@ RETRY_MS = 2000
 
 def error_fields(error: errors.GatewayError) -> dict[str, Json]:
     """An error, in the same shape over HTTP and in a stream."""
-    current = trace.get()
     body: dict[str, Json] = {
         "error": error.message,
         "code": error.code,
         "status_code": status_of(error),
-        "request_id": current.request_id if current else None,
+        "request_id": request_id(),
     }
     if error.details:
-        body["details"] = [
-            {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, errors.Detail) else item
-            for item in error.details
-        ]
+        body["details"] = detail_fields(error)
     if status_of(error) in WAITS:
         body["retry_after"] = retry_after(error)
     return body
