@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from langgraph_sdk.errors import ConflictError, NotFoundError, PermissionDeniedError, UnprocessableEntityError
 
-from codegen_api.dialects.agent_protocol.assistants import BUILT_IN, agent_for
+from codegen_api.dialects.agent_protocol.assistants import BUILT_IN, find_assistant
 from codegen_api.stores import Agent
 from tests.dialects.sdk import caller_of, client_of, speaking
 
@@ -44,13 +44,13 @@ async def test_what_the_host_is_told_comes_from_the_context_or_else_the_configur
         configured = {"configurable": {"system_prompt": "From the config.", "model": "slow"}}
         made = await client.assistants.create("agent", config=configured, context={"system_prompt": "First."})
         talk = site.app.state.parts.conversations.of(await caller_of(site))
-        agent = await agent_for(talk, made["assistant_id"])
+        agent = await find_assistant(talk, made["assistant_id"])
         assert (agent.system_prompt, agent.model) == ("First.", "slow")
         await client.assistants.update(made["assistant_id"], context={})
-        agent = await agent_for(talk, made["assistant_id"])
+        agent = await find_assistant(talk, made["assistant_id"])
         assert (agent.system_prompt, agent.model) == ("From the config.", "slow")
         await client.assistants.update(made["assistant_id"], name="Other")
-        assert (await agent_for(talk, made["assistant_id"])).system_prompt == "From the config."
+        assert (await find_assistant(talk, made["assistant_id"])).system_prompt == "From the config."
         with pytest.raises(UnprocessableEntityError) as refused:
             await client.assistants.update(made["assistant_id"], config={"configurable": {"model": {"id": 1}}})
         body: Any = refused.value.body
@@ -225,7 +225,7 @@ async def test_an_agent_that_was_made_elsewhere_is_an_assistant_and_keeps_what_i
         assert await talk.add_agent(agent)
         assert (await client.assistants.get("x"))["graph_id"] == "agent"
         await client.assistants.update("x", name="Here")
-        kept = await agent_for(talk, "x")
+        kept = await find_assistant(talk, "x")
         assert (kept.name, kept.system_prompt, kept.configuration) == ("Here", "Be brief.", {"own": 1})
         archived = Agent("y", "Gone", 1.0, 1.0, archived=True)
         assert await talk.add_agent(archived)

@@ -1,6 +1,6 @@
-"""Assistants: how somebody wants to be answered, under a name. The host has one agent, and it works for all of them.
+"""Assistants: named settings for the host's one agent.
 
-Inside, each is a graph of one node, which is that agent. The protocol as it is published calls them agents.
+Each is shown as a graph whose only node is that agent. The published protocol calls them agents.
 """
 
 import json
@@ -17,26 +17,26 @@ from codegen_api.dialects import rejected
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.items import same
-from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
-from codegen_api.dialects.agent_protocol.threads import remove_threads_of
+from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storable
+from codegen_api.dialects.agent_protocol.threads import delete_threads_of
 from codegen_api.dialects.agent_protocol.wire import GRAPH, agent_fields, assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
-from codegen_api.stores import Query as Wanted
+from codegen_api.stores import Query as StoreQuery
 from codegen_api.web import json_response, operation
 
 router = routes_about("assistants")
 published = routes_about("agents and runs")
-"""The paths of the protocol as it is published, beside those of LangGraph's server."""
+"""Routes of the published protocol, besides those of LangGraph's server."""
 
 AssistantId = Annotated[str, Path(description="The id of an assistant, or `agent`.")]
 AgentId = Annotated[str, Path(description="The id of an agent, or `agent`.")]
 Recurse = Annotated[str | None, Query(description="Ignored: there are no subgraphs.")]
 
 NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
-"""That of all servers of this protocol for the assistant that each graph has from the start."""
+"""All servers of this protocol derive the id of a graph's default assistant in this namespace."""
 
 BUILT_IN = Agent(
     str(uuid.uuid5(NAMESPACE, GRAPH)),
@@ -47,7 +47,7 @@ BUILT_IN = Agent(
     configuration={"graph_id": GRAPH, "config": {}, "context": {}},
     metadata={"created_by": "system"},
 )
-"""There for everybody, under its id and under the name of its graph."""
+"""Every user has it, under its id and under the name of its graph."""
 
 SORTS = {"assistant_id": "id", "name": "name", "created_at": "created", "updated_at": "updated", None: "created"}
 
@@ -86,11 +86,11 @@ async def create_assistant(conversations: MyConversations, body: schemas.CreateA
         context=body.context or {},
     )
     if body.assistant_id is None and body.if_exists == "do_nothing":
-        return _shown(await _as_configured(conversations, agent))
+        return _assistant_response(await _find_or_add(conversations, agent))
     taken = is_built_in(agent.id) or not await conversations.add_agent(agent)
     if taken and body.if_exists != "do_nothing":
         raise AlreadyExists("There is an assistant with this id already.")
-    return _shown(await agent_for(conversations, agent.id) if taken else agent)
+    return _assistant_response(await find_assistant(conversations, agent.id) if taken else agent)
 
 
 @router.get("/assistants", **operation("List assistants", READ, responses.ASSISTANTS))
@@ -100,7 +100,7 @@ async def list_assistants(
     offset: Annotated[int, Query(ge=0, le=schemas.MOST)] = 0,
 ) -> Response:
     """All assistants, newest first, behind the one that is built in."""
-    found = await _found(conversations, Wanted(limit, offset))
+    found = await _search(conversations, StoreQuery(limit, offset))
     return json_response(to_json({"assistants": [*map(assistant_fields, found.items)], "total": found.total}))
 
 
@@ -111,8 +111,8 @@ async def search_assistants(conversations: MyConversations, body: schemas.Search
     if asked.sort_by not in SORTS:
         raise NotOffered(f"Assistants cannot be sorted by {asked.sort_by} here.")
     sort, descending = SORTS[asked.sort_by], asked.sort_order != "asc"
-    wanted = replace(_wanted(asked), limit=asked.limit, offset=asked.offset, sort=sort, descending=descending)
-    found = await _found(conversations, wanted)
+    wanted = replace(_store_query(asked), limit=asked.limit, offset=asked.offset, sort=sort, descending=descending)
+    found = await _search(conversations, wanted)
     items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
     return paged(items, asked.offset, found.total)
 
@@ -120,14 +120,14 @@ async def search_assistants(conversations: MyConversations, body: schemas.Search
 @router.post("/assistants/count", **operation("Count assistants", READ, responses.COUNT))
 async def count_assistants(conversations: MyConversations, body: schemas.CountAssistants | None = None) -> Response:
     """How many a search would find in all."""
-    found = await _found(conversations, _wanted(body or schemas.CountAssistants()))
+    found = await _search(conversations, _store_query(body or schemas.CountAssistants()))
     return json_response(to_json(found.total))
 
 
 @router.get("/assistants/{assistant_id}", **operation("Get an assistant", READ, responses.ASSISTANT))
 async def get_assistant(conversations: MyConversations, assistant_id: AssistantId) -> Response:
     """An assistant by its id; the one that is built in by `agent`, too."""
-    return _shown(await agent_for(conversations, assistant_id))
+    return _assistant_response(await find_assistant(conversations, assistant_id))
 
 
 @router.patch("/assistants/{assistant_id}", **operation("Update an assistant", WRITE, responses.ASSISTANT_PUT))
@@ -136,24 +136,26 @@ async def update_assistant(
 ) -> Response:
     """Change an assistant. Runs that have begun are not affected. This makes a new version; the old one is not kept."""
 
-    def to(then: Agent) -> Agent:
-        if then.archived:
+    def change(current: Agent) -> Agent:
+        if current.archived:
             raise NotFound.named("Assistant", assistant_id)
         given = {"graph_id": body.graph_id, "config": body.config, "context": body.context}
         return _configured(
             replace(
-                then,
-                name=body.name or then.name,
-                description=then.description if body.description is None else body.description,
-                metadata={**then.metadata, **(body.metadata or {})},
-                version=then.version + 1,
+                current,
+                name=body.name or current.name,
+                description=current.description if body.description is None else body.description,
+                metadata={**current.metadata, **(body.metadata or {})},
+                version=current.version + 1,
                 updated=conversations.clock(),
             ),
             **{name: value for name, value in given.items() if value is not None},
         )
 
     _refuse_built_in(assistant_id)
-    return _shown(NotFound.unless(await conversations.change_agent(assistant_id, to), "Assistant", assistant_id))
+    return _assistant_response(
+        NotFound.unless(await conversations.change_agent(assistant_id, change), "Assistant", assistant_id)
+    )
 
 
 @router.delete("/assistants/{assistant_id}", **operation("Delete an assistant", WRITE, responses.GONE), status_code=204)
@@ -166,9 +168,9 @@ async def delete_assistant(
 ) -> Response:
     """Delete an assistant. Its threads stay, unless their deletion is asked for."""
     _refuse_built_in(assistant_id)
-    agent = await agent_for(conversations, assistant_id)
+    agent = await find_assistant(conversations, assistant_id)
     if delete_threads:
-        await remove_threads_of(conversations, agent)
+        await delete_threads_of(conversations, agent)
     await conversations.remove_agent(agent.id)
     return Response(status_code=204)
 
@@ -180,7 +182,7 @@ async def list_assistant_versions(
     conversations: MyConversations, assistant_id: AssistantId, body: schemas.Versions | None = None
 ) -> Response:
     """The latest version: earlier ones are not kept."""
-    agent = await agent_for(conversations, assistant_id)
+    agent = await find_assistant(conversations, assistant_id)
     shown = body is None or body.offset == 0
     return json_response(to_json([assistant_fields(agent)] if shown else []))
 
@@ -193,10 +195,10 @@ async def set_latest_assistant_version(
     conversations: MyConversations, assistant_id: AssistantId, body: schemas.Latest
 ) -> Response:
     """Make a version the latest. As earlier ones are not kept, only the latest one can be named."""
-    agent = await agent_for(conversations, assistant_id)
+    agent = await find_assistant(conversations, assistant_id)
     if body.version != agent.version:
         raise NotFound(f"Version {body.version} not found: only the latest one is kept")
-    return _shown(agent)
+    return _assistant_response(agent)
 
 
 # -- what is inside ---------------------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ async def set_latest_assistant_version(
 )
 async def get_assistant_schemas(conversations: MyConversations, assistant_id: AssistantId) -> Response:
     """What an assistant takes and gives."""
-    agent = await agent_for(conversations, assistant_id)
+    agent = await find_assistant(conversations, assistant_id)
     return json_response(to_json({"graph_id": assistant_fields(agent)["graph_id"], **SCHEMAS}))
 
 
@@ -218,7 +220,7 @@ async def get_assistant_graph(
     xray: Annotated[str | None, Query(description="Ignored: there is nothing inside the one node.")] = None,
 ) -> Response:
     """The graph of an assistant: one node, which is the agent at the host."""
-    await agent_for(conversations, assistant_id)
+    await find_assistant(conversations, assistant_id)
     ends: list[Json] = [{"id": name, "type": "schema", "data": name} for name in ("__start__", "__end__")]
     body: dict[str, Json] = {
         "nodes": [ends[0], {"id": GRAPH, "type": "runnable", "data": {"id": [GRAPH], "name": GRAPH}}, ends[1]],
@@ -234,7 +236,7 @@ async def get_assistant_subgraphs(
     conversations: MyConversations, assistant_id: AssistantId, recurse: Recurse = None
 ) -> Response:
     """There are none."""
-    await agent_for(conversations, assistant_id)
+    await find_assistant(conversations, assistant_id)
     return json_response(b"{}")
 
 
@@ -256,36 +258,36 @@ async def get_assistant_subgraph(
 async def search_agents(conversations: MyConversations, body: schemas.SearchAgents | None = None) -> Response:
     """The caller's assistants, as agents: the one that is built in first, then the newest."""
     asked = body or schemas.SearchAgents()
-    wanted = Wanted(asked.limit, asked.offset, metadata=asked.metadata or {}, name=asked.name or None)
-    found = await _found(conversations, wanted)
+    wanted = StoreQuery(asked.limit, asked.offset, metadata=asked.metadata or {}, name=asked.name or None)
+    found = await _search(conversations, wanted)
     return paged([*map(agent_fields, found.items)], asked.offset, found.total)
 
 
 @published.get("/agents/{agent_id}", **operation("Get an agent", READ, responses.AGENT))
 async def get_agent(conversations: MyConversations, agent_id: AgentId) -> Response:
     """An assistant, as an agent."""
-    return json_response(to_json(agent_fields(await agent_for(conversations, agent_id))))
+    return json_response(to_json(agent_fields(await find_assistant(conversations, agent_id))))
 
 
 @published.get("/agents/{agent_id}/schemas", **operation("Get the schemas of an agent", READ, responses.AGENT_SCHEMAS))
 async def get_agent_schemas(conversations: MyConversations, agent_id: AgentId) -> Response:
     """What an agent takes and gives."""
-    agent = await agent_for(conversations, agent_id)
+    agent = await find_assistant(conversations, agent_id)
     return json_response(to_json({"agent_id": agent.id, **SCHEMAS}))
 
 
-# -- beneath ----------------------------------------------------------------------------------------------------------
+# -- support ----------------------------------------------------------------------------------------------------------
 
 
 def is_built_in(assistant_id: str) -> bool:
     return assistant_id in (BUILT_IN.id, GRAPH)
 
 
-async def agent_for(conversations: CallerConversations, assistant_id: str) -> Agent:
-    """The agent that a client means.
+async def find_assistant(conversations: CallerConversations, assistant_id: str) -> Agent:
+    """The assistant with this id.
 
     Raises:
-        NotFound: there is none, or it is somebody else's.
+        NotFound: there is none, or it is another user's.
     """
     if is_built_in(assistant_id):
         return BUILT_IN
@@ -295,16 +297,15 @@ async def agent_for(conversations: CallerConversations, assistant_id: str) -> Ag
     return agent
 
 
-def _shown(agent: Agent) -> Response:
+def _assistant_response(agent: Agent) -> Response:
     return json_response(to_json(assistant_fields(agent)))
 
 
-def _told(name: str, config: Json, context: Json) -> str | None:
-    """What the host is to be told of ``name`` (``system_prompt`` or ``model``): as the context has it, else as
-    ``config.configurable`` does.
+def _setting(name: str, config: Json, context: Json) -> str | None:
+    """The ``system_prompt`` or ``model`` for the host: from the context, else from ``config.configurable``.
 
     Raises:
-        Rejected: it is no text.
+        Rejected: it is not a text.
     """
     configurable = config.get("configurable") if isinstance(config, Mapping) else None
     for where, values in ((("context",), context), (("config", "configurable"), configurable)):
@@ -317,29 +318,29 @@ def _told(name: str, config: Json, context: Json) -> str | None:
 
 
 def _configured(agent: Agent, **given: Json) -> Agent:
-    """The agent with this in its configuration, and with what the host is told of it.
+    """The agent with ``given`` in its configuration, and with the settings for the host that follow from it.
 
     Raises:
-        Rejected: it cannot be told, or kept.
+        Rejected: a setting is not a text, or a value cannot be stored.
     """
     kept = {**agent.configuration, **given}
     graph, config, context = (kept.get(name) for name in ("graph_id", "config", "context"))
     agent = replace(agent, configuration=kept)
     if {"config", "context"} & given.keys():
-        prompt, model = _told("system_prompt", config, context), _told("model", config, context)
+        prompt, model = _setting("system_prompt", config, context), _setting("model", config, context)
         agent = replace(agent, system_prompt=prompt, model=model)
-    nameable(assistant_id=agent.id)
-    keepable(name=agent.name, description=agent.description, metadata=agent.metadata)
-    keepable(graph_id=graph, config=config, context=context)
+    check_ids(assistant_id=agent.id)
+    check_storable(name=agent.name, description=agent.description, metadata=agent.metadata)
+    check_storable(graph_id=graph, config=config, context=context)
     return agent
 
 
-async def _as_configured(conversations: CallerConversations, agent: Agent) -> Agent:
-    """The oldest assistant that is configured as this one, which is kept if there is none. Of many who ask at once, at
-    any instance, all get the same: the id is made of the configuration, and the store has each once.
+async def _find_or_add(conversations: CallerConversations, agent: Agent) -> Agent:
+    """The oldest assistant with the configuration of ``agent``; without one, ``agent`` is stored. Concurrent callers at
+    any instance get the same one: its id is derived from the configuration, and the store has each id once.
     """
     configuration = agent.configuration
-    wanted = Wanted(schemas.MOST_LISTED, configuration=configuration, archived=False, descending=False)
+    wanted = StoreQuery(schemas.MOST_LISTED, configuration=configuration, archived=False, descending=False)
     found = await conversations.agents(wanted)
     known = next((each for each in found.items if same(each.configuration, configuration)), None)
     name = json.dumps(configuration, sort_keys=True)
@@ -351,7 +352,7 @@ async def _as_configured(conversations: CallerConversations, agent: Agent) -> Ag
         if there is not None and not there.archived and same(there.configuration, configuration):
             known = there
         elif there is not None:
-            name += "'"  # that one was changed since
+            name += "'"  # its configuration was changed since
     return known
 
 
@@ -360,15 +361,15 @@ def _refuse_built_in(assistant_id: str) -> None:
         raise Forbidden("This assistant is built in: make one of your own.")
 
 
-def _wanted(asked: schemas.CountAssistants) -> Wanted:
+def _store_query(asked: schemas.CountAssistants) -> StoreQuery:
     configuration: dict[str, Json] = {} if asked.graph_id is None else {"graph_id": asked.graph_id}
-    return Wanted(1, 0, metadata=asked.metadata or {}, configuration=configuration, name=asked.name or None)
+    return StoreQuery(1, 0, metadata=asked.metadata or {}, configuration=configuration, name=asked.name or None)
 
 
-async def _found(conversations: CallerConversations, wanted: Wanted) -> Found[Agent]:
-    """What is asked for, with the one that is built in as the first, if it is among that."""
+async def _search(conversations: CallerConversations, wanted: StoreQuery) -> Found[Agent]:
+    """A page of assistants. The built-in one comes first, if it matches."""
     wanted = replace(wanted, archived=False)
-    if not _has_built_in(wanted):
+    if not _matches_built_in(wanted):
         return await conversations.agents(wanted)
     first = () if wanted.offset else (BUILT_IN,)
     rest = replace(wanted, limit=wanted.limit - len(first), offset=max(0, wanted.offset - 1))
@@ -376,7 +377,7 @@ async def _found(conversations: CallerConversations, wanted: Wanted) -> Found[Ag
     return Found((*first, *found.items), found.total + 1)
 
 
-def _has_built_in(wanted: Wanted) -> bool:
+def _matches_built_in(wanted: StoreQuery) -> bool:
     asked = ((BUILT_IN.metadata, wanted.metadata), (BUILT_IN.configuration, wanted.configuration))
     named = wanted.name is None or wanted.name.casefold() in BUILT_IN.name
     return named and all(same(part, own.get(name)) for own, parts in asked for name, part in parts.items())

@@ -26,12 +26,12 @@ from codegen_api.conversations import (
 )
 from codegen_api.dialects import EMPTY, MAX_ITEMS, Ignored, is_blank, rejected
 from codegen_api.dialects.agent_protocol import responses
-from codegen_api.dialects.agent_protocol.assistants import agent_for
+from codegen_api.dialects.agent_protocol.assistants import find_assistant
 from codegen_api.dialects.agent_protocol.dependencies import routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.messages import WHERE, decisions_of, heard, text_of_answer
 from codegen_api.dialects.agent_protocol.run_responses import Answers, RunAnswers, places_of
-from codegen_api.dialects.agent_protocol.schemas import Id, Object, keepable
+from codegen_api.dialects.agent_protocol.schemas import Id, Object, check_storable
 from codegen_api.dialects.agent_protocol.threads import new_thread, with_assistant
 from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Conflict, InvalidRequest, NotFound, NotOffered, Rejected
@@ -186,8 +186,8 @@ async def begin(answers: RunAnswers, wanted: str | None, thread: str | None, bod
     refuse_what_is_not_offered(body)
     if body.thread_id not in (None, thread):
         raise Rejected("`thread_id` names another thread than the path.")
-    keepable(metadata=body.metadata, config=body.config, context=body.context)
-    agent = await agent_for(answers.conversations, body.agent)
+    check_storable(metadata=body.metadata, config=body.config, context=body.context)
+    agent = await find_assistant(answers.conversations, body.agent)
     for _ in range(TRIES):
         with suppress(Overtaken):
             return await _begin(answers.conversations, wanted, thread, body, agent)

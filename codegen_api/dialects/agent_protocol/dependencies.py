@@ -1,4 +1,4 @@
-"""Who is calling: by a bearer token, or by ``x-api-key``, in which the SDKs of this protocol send what they have."""
+"""Authentication: by a bearer token, or by the same token in ``x-api-key``, where this protocol's SDKs send it."""
 
 import re
 from typing import Annotated
@@ -21,15 +21,15 @@ api_key = APIKeyHeader(
 )
 
 _FOREIGN = re.compile(r"lsv2_|ls__")
-"""How keys for LangSmith begin. SDKs take them from the environment and send them wherever they go."""
+"""The prefix of keys for LangSmith. SDKs take them from the environment and send them to every server."""
 
 
 @Authenticator
 async def asking(request: Request) -> Caller:
-    """Who is calling. A key for LangSmith in ``x-api-key`` counts as none, and no such key is ever shown to a host.
+    """Authenticate the caller. A key for LangSmith is never sent to a host; in ``x-api-key`` it is ignored.
 
     Raises:
-        InvalidToken: it is one.
+        InvalidToken: the bearer token is a key for LangSmith.
         GatewayError: as ``identify_lenient``.
     """
     token = bearer_token(request)

@@ -13,8 +13,8 @@ from codegen_api.conversations import CallerConversations
 from codegen_api.dialects import not_offered, rejected
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
-from codegen_api.dialects.agent_protocol.wire import item_fields, pages
+from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storable
+from codegen_api.dialects.agent_protocol.wire import item_fields, page_headers
 from codegen_api.errors import NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
@@ -46,8 +46,8 @@ async def put_item(conversations: MyConversations, body: schemas.PutItem) -> Res
             said = f"Must have 1 to {LABEL_CHARACTERS} characters, and no dots."
             raise rejected(said, "label", "body", "namespace", index)
     fields = None if body.index is None else tuple(body.index or ())
-    keepable(namespace=body.namespace, value=body.value, index=list(fields or ()))
-    nameable(key=body.key)
+    check_storable(namespace=body.namespace, value=body.value, index=list(fields or ()))
+    check_ids(key=body.key)
     now = conversations.clock()
     try:
         await conversations.put_item(Item(tuple(body.namespace), body.key, body.value, now, now, fields))
@@ -92,7 +92,7 @@ async def search_items(conversations: MyConversations, body: schemas.SearchItems
     """
     asked = body or schemas.SearchItems()
     condition = asked.filter or {}
-    keepable(filter=condition)
+    check_storable(filter=condition)
     understood(condition, ("body", "filter"))
     query = (asked.query or "").strip()
     if query and conversations.finds_by_meaning:
@@ -147,7 +147,7 @@ async def _stretch(
 async def _shown(items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None) -> Response:
     """A stretch of what was found. It may be shorter than was asked for, and the headers say where it goes on."""
     said = {} if searched_by is None else {"searched_by": searched_by}
-    return json_response(await encoded({"items": items, **said}), headers=pages(offset, len(items), total))
+    return json_response(await encoded({"items": items, **said}), headers=page_headers(offset, len(items), total))
 
 
 async def _below(conversations: CallerConversations, prefix: Sequence[str]) -> AsyncIterator[Item]:

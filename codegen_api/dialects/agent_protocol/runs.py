@@ -15,7 +15,7 @@ from codegen_api.dialects.agent_protocol.dependencies import MyConversations, ro
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.run_responses import Answers, RunAnswers, states_called
 from codegen_api.dialects.agent_protocol.state import turn_values
-from codegen_api.dialects.agent_protocol.threads import thread_of
+from codegen_api.dialects.agent_protocol.threads import find_thread
 from codegen_api.dialects.agent_protocol.wire import selected
 from codegen_api.errors import Conflict, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
@@ -53,7 +53,7 @@ async def list_runs(
     select: Annotated[list[str] | None, Query(description="The fields that are wanted; all by default.")] = None,
 ) -> Response:
     """The runs of a thread, newest first. What came of them is told by `GET` of each."""
-    await thread_of(answers.conversations, thread_id)
+    await find_thread(answers.conversations, thread_id)
     await answers.conversations.latest(thread_id)
     states = states_called(answers.statuses, status, "query")
     turns = await answers.conversations.turns(thread_id, states=states, limit=limit, offset=offset)
@@ -66,7 +66,7 @@ async def search_runs(answers: Answers, body: schemas.SearchRuns | None = None) 
     asked = body or schemas.SearchRuns()
     not_offered(metadata=asked.metadata, agent_id=asked.agent_id)
     if asked.thread_id is not None:
-        await thread_of(answers.conversations, asked.thread_id)
+        await find_thread(answers.conversations, asked.thread_id)
     states = states_called(answers.statuses, asked.status, "body")
     turns = await answers.conversations.turns(asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
     return json_response(to_json([answers.fields(turn) for turn in turns]))

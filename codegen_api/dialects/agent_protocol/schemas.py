@@ -271,7 +271,7 @@ LARGEST = 256 * 1024
 """Bytes of an object that is kept, as JSON: many of them are read at a time."""
 
 
-def keepable(**given: Json) -> None:
+def check_storable(**given: Json) -> None:
     """What a client wants kept, by the name of its field.
 
     Raises:
@@ -285,7 +285,7 @@ def keepable(**given: Json) -> None:
             raise rejected(f"Must have at most {LARGEST} bytes as JSON.", "too_long", "body", name)
 
 
-def nameable(**given: str) -> None:
+def check_ids(**given: str) -> None:
     """Ids and keys that a client has chosen, by the name of their field.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The state of a thread: what was said up to some checkpoint, and which checkpoints there are."""
+"""The states of a thread: the messages up to each of its checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -13,17 +13,17 @@ from codegen_api.web import timestamp
 
 
 async def turn_values(conversations: CallerConversations, turn: Turn) -> Mapping[str, Json]:
-    """All that was said in a thread up to the end of a turn, or up to now."""
-    return {"messages": await messages_of(conversations, await _leading_to(conversations, turn))}
+    """The values of a thread at the end of a turn, or now: all messages up to there."""
+    return {"messages": await messages_of(conversations, await _stretches_to(conversations, turn))}
 
 
 async def messages_before(conversations: CallerConversations, turn: Turn) -> list[Message]:
-    """What had been said when a turn began."""
-    return await messages_of(conversations, (await _leading_to(conversations, turn))[:-1])
+    """The messages of a thread before a turn."""
+    return await messages_of(conversations, (await _stretches_to(conversations, turn))[:-1])
 
 
 async def messages_of(conversations: CallerConversations, stretches: Sequence[Stretch]) -> list[Message]:
-    """What was said in these stretches."""
+    """The messages in these stretches."""
     messages: list[Message] = []
     for stretch in stretches:
         messages += chain(*_portions(stretch, await conversations.steps(stretch)))
@@ -31,7 +31,7 @@ async def messages_of(conversations: CallerConversations, stretches: Sequence[St
 
 
 def _portions(stretch: Stretch, steps: Sequence[Step]) -> list[list[Message]]:
-    """What was new at each checkpoint of a turn: what the user said, and then what came with each entry."""
+    """The new messages at each checkpoint of a turn: the user's, then those of each entry."""
     turn = stretch.turn
     portions = [[*map(human, turn.messages)]]
     portions += ([*filter(None, said(turn, offset, step))] for offset, step in enumerate(steps, 1))
@@ -45,7 +45,7 @@ async def current_state(conversations: CallerConversations, thread: str) -> Mapp
     latest = await conversations.latest(thread)
     path = await conversations.path(thread)
     if not path:
-        return _empty(thread)
+        return _empty_state(thread)
     last = path[-1]
     steps = await conversations.steps(last)
     messages = [*await messages_of(conversations, path[:-1]), *chain(*_portions(last, steps))]
@@ -76,9 +76,9 @@ async def history(
     at: TurnCheckpoint | None,
     metadata: Mapping[str, Json],
 ) -> list[Mapping[str, Json]]:
-    """The states of a thread, the newest first: those of abandoned branches, too. ``before`` is not among them."""
+    """The states of a thread, newest first, with those of abandoned branches. ``before`` itself is left out."""
     await conversations.latest(thread)
-    found: list[Mapping[str, Json]] = []
+    states: list[Mapping[str, Json]] = []
     passed = before is None
     for turn in await conversations.turns(thread):
         if turn.run is None and not turn.state.active:
@@ -99,11 +99,11 @@ async def history(
                 continue
             if not metadata.items() <= _metadata(thread, turn, checkpoint).items():
                 continue
-            held = [*chain(*portions[: offset - BEFORE + 1])]
-            found.append(state_fields(thread, turn, held, checkpoint, pending))
-            if len(found) == limit:
-                return found
-    return found
+            messages = [*chain(*portions[: offset - BEFORE + 1])]
+            states.append(state_fields(thread, turn, messages, checkpoint, pending))
+            if len(states) == limit:
+                return states
+    return states
 
 
 def state_fields(
@@ -120,9 +120,9 @@ def state_fields(
     """
     at_end = _is_end(turn, checkpoint)
     waits_for = interrupts(turn, pending) if at_end and turn.state is TurnState.WAITING else []
-    following: list[Json] = [] if at_end and not waits_for else ["agent"]
+    next_nodes: list[Json] = [] if at_end and not waits_for else ["agent"]
     if checkpoint.offset == BEFORE:
-        following = ["__start__"]
+        next_nodes = ["__start__"]
     if at_end and turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
         failed = failed or turn
     tasks: list[Json] = []
@@ -144,7 +144,7 @@ def state_fields(
     parent = TurnCheckpoint(turn.id, checkpoint.offset - 1) if checkpoint.offset > BEFORE else parent_of(turn)
     return {
         "values": values,
-        "next": following,
+        "next": next_nodes,
         "tasks": tasks,
         "interrupts": waits_for,
         "metadata": _metadata(thread, turn, checkpoint),
@@ -156,8 +156,8 @@ def state_fields(
     }
 
 
-def _empty(thread: str) -> Mapping[str, Json]:
-    """The state of a thread in which nothing was said."""
+def _empty_state(thread: str) -> Mapping[str, Json]:
+    """The state of a thread without messages."""
     nothing = dict.fromkeys(("created_at", "checkpoint", "parent_checkpoint", "checkpoint_id", "parent_checkpoint_id"))
     return {"values": {}, "next": [], "tasks": [], "interrupts": [], "metadata": {"thread_id": thread}, **nothing}
 
@@ -175,10 +175,8 @@ def _is_end(turn: Turn, checkpoint: TurnCheckpoint) -> bool:
     return checkpoint.offset == turn.length and not turn.state.active
 
 
-async def _leading_to(conversations: CallerConversations, turn: Turn) -> list[Stretch]:
-    """The stretches that lead to the end of a turn, its own the last; of one that has not begun, to where its thread
-    is.
-    """
+async def _stretches_to(conversations: CallerConversations, turn: Turn) -> list[Stretch]:
+    """The stretches up to the end of a turn, its own the last. Those of its whole thread, if it has not begun."""
     if not turn.state.begun:
         return await conversations.path(turn.conversation)
     parent = parent_of(turn)

@@ -1,5 +1,6 @@
-"""Threads: conversations, how they are, and what they have been. What was said is asked of the host, but for the user's
-part.
+"""Threads: conversations, with their states and their history.
+
+The user's messages are stored here; all other messages are read from the host.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,14 @@ from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.messages import human
-from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
+from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storable
 from codegen_api.dialects.agent_protocol.state import current_state, history, messages_of, state_at
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Talk
-from codegen_api.stores import Query as Wanted
+from codegen_api.stores import Query as StoreQuery
 from codegen_api.web import json_response, operation
 
 router = routes_about("threads")
@@ -47,7 +48,7 @@ async def create_thread(conversations: MyConversations, body: schemas.CreateThre
         return json_response(to_json(thread_fields(thread, None, None)))
     if asked.if_exists != "do_nothing":
         raise AlreadyExists("There is a thread with this id already.")
-    (fields,) = await _in_short(conversations, [await thread_of(conversations, thread.id)])
+    (fields,) = await _summaries(conversations, [await find_thread(conversations, thread.id)])
     return json_response(to_json(fields))
 
 
@@ -67,7 +68,7 @@ async def search_threads(conversations: MyConversations, body: schemas.SearchThr
     if sort is not None and sort not in SORTS:
         raise NotOffered(f"Threads cannot be sorted by {sort} here.")
     wanted = replace(
-        _wanted(asked),
+        _store_query(asked),
         limit=asked.limit,
         offset=asked.offset,
         ids=None if asked.ids is None else tuple(asked.ids),
@@ -75,7 +76,7 @@ async def search_threads(conversations: MyConversations, body: schemas.SearchThr
         descending=order != "asc",
     )
     found = await conversations.conversations(wanted)
-    items: list[Json] = [selected(each, asked.select) for each in await _in_short(conversations, found.items)]
+    items: list[Json] = [selected(each, asked.select) for each in await _summaries(conversations, found.items)]
     return paged(items, asked.offset, found.total)
 
 
@@ -84,7 +85,7 @@ async def count_threads(conversations: MyConversations, body: schemas.CountThrea
     """How many a search would find in all."""
     asked = body or schemas.CountThreads()
     not_offered(values=asked.values)
-    found = await conversations.conversations(_wanted(asked))
+    found = await conversations.conversations(_store_query(asked))
     return json_response(to_json(found.total))
 
 
@@ -102,7 +103,7 @@ async def get_thread(
     conversations: MyConversations, thread_id: ThreadId, include: schemas.IgnoredQuery = None
 ) -> Response:
     """A thread as it is now, with all that was said in it."""
-    thread = await thread_of(conversations, thread_id)
+    thread = await find_thread(conversations, thread_id)
     latest = await conversations.latest(thread.id)
     if latest is None:
         return json_response(to_json(thread_fields(thread, None, None)))
@@ -120,15 +121,15 @@ async def update_thread(
 ) -> Response:
     """Put fields into a thread's metadata, in the place of those with the same names."""
 
-    def to(then: Conversation) -> Conversation:
-        return replace(_with_metadata(then, body.metadata or {}), updated=conversations.clock())
+    def change(current: Conversation) -> Conversation:
+        return replace(_with_metadata(current, body.metadata or {}), updated=conversations.clock())
 
-    await thread_of(conversations, thread_id)
+    await find_thread(conversations, thread_id)
     not_offered(ttl=body.ttl, values=body.values, messages=body.messages, checkpoint=body.checkpoint)
-    thread = NotFound.unless(await conversations.change_conversation(thread_id, to), "Thread", thread_id)
+    thread = NotFound.unless(await conversations.change_conversation(thread_id, change), "Thread", thread_id)
     if prefer is not None and "return=minimal" in prefer.replace(" ", "").lower():
         return Response(status_code=204, headers={"Preference-Applied": "return=minimal"})
-    (fields,) = await _in_short(conversations, [thread])
+    (fields,) = await _summaries(conversations, [thread])
     return json_response(to_json(fields))
 
 
@@ -146,7 +147,7 @@ async def delete_thread(conversations: MyConversations, thread_id: ThreadId) -> 
 @router.get("/threads/{thread_id}/state", **operation("Get the state of a thread", READ, responses.STATE))
 async def get_state(conversations: MyConversations, thread_id: str, subgraphs: schemas.IgnoredQuery = None) -> Response:
     """All that was said in a thread by now, and whether it goes on."""
-    await thread_of(conversations, thread_id)
+    await find_thread(conversations, thread_id)
     return json_response(to_json(await current_state(conversations, thread_id)))
 
 
@@ -158,7 +159,7 @@ async def get_state_at(
     conversations: MyConversations, thread_id: str, checkpoint_id: CheckpointId, subgraphs: schemas.IgnoredQuery = None
 ) -> Response:
     """All that had been said in a thread at a checkpoint."""
-    await thread_of(conversations, thread_id)
+    await find_thread(conversations, thread_id)
     return json_response(to_json(await state_at(conversations, thread_id, TurnCheckpoint.of(checkpoint_id))))
 
 
@@ -168,7 +169,7 @@ async def get_state_at(
 )
 async def post_state_at(conversations: MyConversations, thread_id: str, body: schemas.AtCheckpoint) -> Response:
     """The same, for clients that have the checkpoint as an object."""
-    await thread_of(conversations, thread_id)
+    await find_thread(conversations, thread_id)
     wanted = _checkpoint(body.checkpoint)
     at = current_state(conversations, thread_id) if wanted is None else state_at(conversations, thread_id, wanted)
     return json_response(to_json(await at))
@@ -190,7 +191,7 @@ async def post_history(
     conversations: MyConversations, thread_id: str, body: schemas.WantedHistory | None = None
 ) -> Response:
     """What a thread has been, the newest first, branches that were left included."""
-    await thread_of(conversations, thread_id)
+    await find_thread(conversations, thread_id)
     wanted = body or schemas.WantedHistory()
     before = wanted.before if isinstance(wanted.before, dict) else {"checkpoint_id": wanted.before}
     states = await history(
@@ -207,11 +208,11 @@ async def post_history(
 # -- for runs ---------------------------------------------------------------------------------------------------------
 
 
-async def thread_of(conversations: CallerConversations, thread_id: str) -> Conversation:
-    """The thread that a client means.
+async def find_thread(conversations: CallerConversations, thread_id: str) -> Conversation:
+    """The thread with this id.
 
     Raises:
-        NotFound: there is none, or it is somebody else's.
+        NotFound: there is none, or it is another user's.
     """
     return NotFound.unless(await conversations.conversation(thread_id), "Thread", thread_id)
 
@@ -220,18 +221,18 @@ def new_thread(conversations: CallerConversations, thread_id: str | None, metada
     """A thread that is not stored yet.
 
     Raises:
-        Rejected: the id or the metadata cannot be kept.
+        Rejected: the id or the metadata cannot be stored.
     """
     now = conversations.clock()
     thread = Conversation(thread_id or new_id(), now, now, title=_name(metadata), metadata=metadata)
-    nameable(thread_id=thread.id)
-    keepable(metadata=metadata)
+    check_ids(thread_id=thread.id)
+    check_storable(metadata=metadata)
     return thread
 
 
 def with_assistant(talk: Talk, agent: Agent, messages: Sequence[Mapping[str, Json]]) -> Talk:
-    """A thread, in whose metadata stands which assistant it is with, by which clients look for their threads, and what
-    the user says as a name, if it has none.
+    """The talk with metadata by which clients find their threads: the assistant, and the user's message as a name for a
+    thread that has none.
     """
     thread = talk.conversation
     remembered = {"graph_id": agent.configuration.get("graph_id", GRAPH), "assistant_id": agent.id}
@@ -243,15 +244,15 @@ def with_assistant(talk: Talk, agent: Agent, messages: Sequence[Mapping[str, Jso
     return replace(talk, conversation=_with_metadata(thread, remembered))
 
 
-async def remove_threads_of(conversations: CallerConversations, agent: Agent) -> None:
+async def delete_threads_of(conversations: CallerConversations, agent: Agent) -> None:
     """Delete the threads whose metadata names this assistant."""
-    wanted = Wanted(AT_A_TIME, metadata={"assistant_id": agent.id})
+    wanted = StoreQuery(AT_A_TIME, metadata={"assistant_id": agent.id})
     while found := (await conversations.conversations(wanted)).items:
         for thread in found:
             await conversations.delete_conversation(thread.id)
 
 
-# -- beneath ----------------------------------------------------------------------------------------------------------
+# -- support ----------------------------------------------------------------------------------------------------------
 
 
 def _checkpoint(given: dict[str, Any]) -> TurnCheckpoint | None:
@@ -265,24 +266,24 @@ def _name(metadata: Mapping[str, Json]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _wanted(asked: schemas.CountThreads) -> Wanted:
+def _store_query(asked: schemas.CountThreads) -> StoreQuery:
     states = None if asked.status is None else STATUSES[asked.status]
-    return Wanted(1, 0, metadata=asked.metadata or {}, states=states)
+    return StoreQuery(1, 0, metadata=asked.metadata or {}, states=states)
 
 
-async def _in_short(conversations: CallerConversations, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
-    """Threads as far as they are known here, without a call to the host for each."""
+async def _summaries(conversations: CallerConversations, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
+    """Threads with what is stored here, without a call to the host for each."""
     ends = await conversations.overview([thread.id for thread in threads])
-    found: list[dict[str, Json]] = []
+    summaries: list[dict[str, Json]] = []
     for thread in threads:
         first, latest = ends.get(thread.id, (None, None))
         turns = {turn.id: turn for turn in (first, latest) if turn is not None}
         said = [human(message) for turn in turns.values() for message in turn.messages]
-        found.append(thread_fields(thread, latest, {"messages": said} if turns else None))
-    return found
+        summaries.append(thread_fields(thread, latest, {"messages": said} if turns else None))
+    return summaries
 
 
 def _with_metadata(thread: Conversation, metadata: Mapping[str, Json]) -> Conversation:
     merged = {**thread.metadata, **metadata}
-    keepable(metadata=merged)
+    check_storable(metadata=merged)
     return replace(thread, metadata=merged, title=_name(merged) or thread.title)

@@ -1,4 +1,4 @@
-"""What goes over the wire, but for turns: errors, assistants, threads and items as JSON. Pure functions."""
+"""Errors, assistants, threads and items as JSON: pure functions. ``messages`` and ``events`` have the turns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from codegen_api.upstreams import PendingRequest
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 
 GRAPH = "agent"
-"""The one graph that there is: the host's agent."""
+"""The only graph: the host's agent."""
 
 KINDS: Mapping[int, str] = {
     400: "bad_request",
@@ -37,7 +37,7 @@ KINDS: Mapping[int, str] = {
     504: "gateway_timeout",
     508: "loop_detected",
 }
-"""What clients of this protocol call a status."""
+"""The names of HTTP statuses in this protocol's errors."""
 
 STATUSES: Mapping[str, tuple[TurnState | None, ...]] = {
     "idle": (None, TurnState.COMPLETED, TurnState.CANCELLED, TurnState.WITHDRAWN),
@@ -45,7 +45,7 @@ STATUSES: Mapping[str, tuple[TurnState | None, ...]] = {
     "interrupted": (TurnState.WAITING,),
     "error": (TurnState.FAILED, TurnState.UNKNOWN),
 }
-"""What a thread is, by its latest turn (None: there is none)."""
+"""The status of a thread, by the state of its latest turn (None: it has no turn)."""
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def render_error(error: GatewayError) -> Response:
 
 
 def assistant_fields(agent: Agent) -> dict[str, Json]:
-    """An agent as an assistant. Those that another dialect has made belong to the one graph, too."""
+    """An agent as an assistant. Agents created in other dialects belong to the same graph."""
     return {
         "assistant_id": agent.id,
         "graph_id": agent.configuration.get("graph_id", GRAPH),
@@ -92,7 +92,7 @@ def assistant_fields(agent: Agent) -> dict[str, Json]:
 
 
 def agent_fields(agent: Agent) -> dict[str, Json]:
-    """The same as an agent of the published protocol."""
+    """An agent as the published protocol describes it."""
     return {
         "agent_id": agent.id,
         "name": agent.name,
@@ -105,7 +105,7 @@ def agent_fields(agent: Agent) -> dict[str, Json]:
 def thread_fields(
     thread: Conversation, latest: Turn | None, values: Json, pending: Sequence[PendingRequest] = ()
 ) -> dict[str, Json]:
-    """A conversation as a thread, with its latest turn and what is to be told of its state, and what it waits for."""
+    """A conversation as a thread, with its latest turn, the ``values`` of its state, and what it waits for."""
     state = None if latest is None else latest.state
     waiting = latest is not None and state is TurnState.WAITING
     return {
@@ -138,17 +138,17 @@ def moment(seconds: float) -> str:
 
 
 def selected(fields: Mapping[str, Json], select: Sequence[str] | None) -> Mapping[str, Json]:
-    """Of ``fields`` those that a client wants, or all."""
+    """The ``fields`` that a client selects; all of them by default."""
     return fields if select is None else {name: value for name, value in fields.items() if name in select}
 
 
 def paged(items: Sequence[Json], offset: int, total: int) -> Response:
-    """A stretch of a list, and in the headers where it goes on and how much there is in all."""
-    return json_response(to_json(items), headers=pages(offset, len(items), total))
+    """A page of a list. The headers say how long the list is, and where the next page begins."""
+    return json_response(to_json(items), headers=page_headers(offset, len(items), total))
 
 
-def pages(offset: int, count: int, total: int | None) -> dict[str, str]:
-    """The headers of a list: how much there is in all, and where more begins. Without a ``total`` there is more."""
+def page_headers(offset: int, count: int, total: int | None) -> dict[str, str]:
+    """The headers of a page: the total, and the offset of the next page. Without a ``total`` there is a next page."""
     headers = {} if total is None else {"X-Pagination-Total": str(total)}
     if count and (total is None or offset + count < total):
         headers["X-Pagination-Next"] = str(offset + count)
