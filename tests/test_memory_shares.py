@@ -61,7 +61,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     gc.collect()
     tracemalloc.start()
     # opened before they have anything, and fed in turn
-    worded = [EntryRenderer(turn, modes, host.step, rendered) for turn in turns]
+    renderers = [EntryRenderer(turn, modes, host.step, rendered) for turn in turns]
     framed = [FrameStyle(family, host.step, rendered) for family in (FLAT, NESTED)]
     slow = [await gateway.follow(caller(), "9", str(number), Position(0)) for number in range(1, 5)]
     for stream in slow:
@@ -74,7 +74,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
         del viewer
         async for news in pages.read(caller(), turn):
             for came in news:
-                worded[number].of(came)
+                renderers[number].render(came)
                 for style in framed:
                     style.entry(turn, TurnEntry(came.offset, came.entry))
     del news, came

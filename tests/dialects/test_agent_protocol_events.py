@@ -15,10 +15,10 @@ from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, ThreadTeller, position
 from codegen_api.dialects.agent_protocol.rendering import (
     LAYOUT,
-    PLACES,
+    STRIDE,
     EntryRenderer,
     EventPlace,
-    number,
+    event_number,
 )
 from codegen_api.runs import LogEntry, RunRef
 from codegen_api.stores import Turn, TurnState
@@ -118,7 +118,7 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
     late = data.draw(st.lists(st.sampled_from(actions), unique=True) if actions else st.just([]))
     again = told(log, sorted(modes))
     live = told(log, sorted(modes), cuts=cuts, late=late)
-    final = ("values", number(len(log) + 1, FINAL_STATE))  # what was late may only stand there
+    final = ("values", event_number(len(log) + 1, FINAL_STATE))  # what was late may only stand there
 
     def told_of(events: Sequence[Event]) -> list[tuple[str, int]]:
         """What was told once, whether or not an answer was missing in a state."""
@@ -137,7 +137,7 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
 
 def is_again(n: int) -> bool:
     """Whether this is the number of something that is told again."""
-    return LAYOUT.meanwhile <= n % PLACES < LAYOUT.closed or n % PLACES >= LAYOUT.afterwards
+    return LAYOUT.meanwhile <= n % STRIDE < LAYOUT.closed or n % STRIDE >= LAYOUT.afterwards
 
 
 def states(events: Sequence[Event]) -> list[Any]:
@@ -158,7 +158,8 @@ def test_who_comes_back_behind_a_state_gets_it_again_only_when_an_answer_was_mis
     live, again = told(log, ["values"], late=[1]), told(log, ["values"])
     assert states(live)[-1] == states(again)[-1] != states(live)[-2]  # who was here all the time gets it at the end
     without, whole = (
-        next(n for name, n, _ in events[::-1] if name == "values" and n < number(3, 0)) for events in (live, again)
+        next(n for name, n, _ in events[::-1] if name == "values" and n < event_number(3, 0))
+        for events in (live, again)
     )
     assert whole == without + 1
     assert states(told(log, ["values"], after=without)) == [states(again)[-1]]
@@ -171,7 +172,9 @@ def test_from_any_id_on_a_reader_gets_just_what_is_missing(log: list[LogEntry], 
     seen = data.draw(st.integers(0, len(whole)))
     after = whole[seen - 1][1] if seen else 0
     rest = told(log, sorted(modes), after=after)
-    final = [each for each in rest if each[:2] == ("values", number(len(log) + 1, FINAL_STATE)) and each not in whole]
+    final = [
+        each for each in rest if each[:2] == ("values", event_number(len(log) + 1, FINAL_STATE)) and each not in whole
+    ]
     if final:  # behind another event nobody knows what was in the state before it
         assert any(one.amendable for one in log)
         assert modes != {"values"}
@@ -306,12 +309,12 @@ def test_a_late_output_is_told_again_under_an_id_of_its_own_to_who_lacks_it() ->
     pieces = [speaker.begin(), speaker.take([TurnEntry(1, waiting), TurnEntry(2, entry(2, text="x"))])]
     pieces += [speaker.take([TurnEntry(1, done, amended=True)]), speaker.take([TurnEntry(3, entry(3, text="y"))])]
     custom = [(data["position"], data.get("output"), n) for name, n, data in parsed(pieces) if name == "custom"]
-    late = number(2, EventPlace.CUSTOM) + LAYOUT.afterwards
+    late = event_number(2, EventPlace.CUSTOM) + LAYOUT.afterwards
     assert custom == [
-        (1, None, number(1, EventPlace.CUSTOM)),
-        (2, None, number(2, EventPlace.CUSTOM)),
+        (1, None, event_number(1, EventPlace.CUSTOM)),
+        (2, None, event_number(2, EventPlace.CUSTOM)),
         (1, "late", late),
-        (3, None, number(3, EventPlace.CUSTOM)),
+        (3, None, event_number(3, EventPlace.CUSTOM)),
     ]
     log = [done, entry(2, text="x"), entry(3, text="y")]
     for after, rest in (
@@ -416,7 +419,7 @@ def test_the_end_tells_how_it_was_and_never_has_empty_data() -> None:
         (TurnState.WAITING, "interrupted"),
     ):
         events = told([], ["values"], over=replace(TURN, state=state, end=7))
-        assert events[-1] == ("end", number(1, END), {"status": words})
+        assert events[-1] == ("end", event_number(1, END), {"status": words})
         assert ("error" in [name for name, *_ in events]) is (words == "error")
         assert any("__interrupt__" in data for name, _, data in events if name == "values") is (
             state is TurnState.WAITING
@@ -460,10 +463,10 @@ def test_debug_tells_what_tasks_and_checkpoints_tell() -> None:
 
 
 def test_places_fit_between_two_entries() -> None:
-    assert number(0, max(EventPlace)) + 1 < LAYOUT.afterwards
-    assert LAYOUT.afterwards + LAYOUT.block * ROOM <= number(1, 0) == PLACES
-    assert number(0, EventPlace.TOOL_METADATA) >= LAYOUT.meanwhile + LAYOUT.block * ROOM
-    assert number(0, FINAL_STATE) > LAYOUT.meanwhile + LAYOUT.block * ROOM
+    assert event_number(0, max(EventPlace)) + 1 < LAYOUT.afterwards
+    assert LAYOUT.afterwards + LAYOUT.block * ROOM <= event_number(1, 0) == STRIDE
+    assert event_number(0, EventPlace.TOOL_METADATA) >= LAYOUT.meanwhile + LAYOUT.block * ROOM
+    assert event_number(0, FINAL_STATE) > LAYOUT.meanwhile + LAYOUT.block * ROOM
 
 
 def test_words_that_change_beside_an_output_are_told_again_in_the_words_of_each_mode() -> None:

@@ -115,7 +115,7 @@ async def test_a_search_finds_what_has_all_that_is_asked_for() -> None:
 
 
 async def test_a_search_that_would_take_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items, "MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(items, "MOST_SCANNED", 3)
     monkeypatch.setattr(items, "AT_A_TIME", 2)
 
     async with speaking() as site, client_of(site) as client:

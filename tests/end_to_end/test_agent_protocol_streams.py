@@ -14,7 +14,7 @@ import pytest
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.schema import StreamPart
 
-from codegen_api.dialects.agent_protocol.rendering import LAYOUT, PLACES
+from codegen_api.dialects.agent_protocol.rendering import LAYOUT, STRIDE
 from tests.end_to_end.balancing import balancer
 from tests.end_to_end.conftest import TALKING
 from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, gateway
@@ -52,7 +52,7 @@ def told(events: list[StreamPart]) -> Told:
 
 def repeats(id: str) -> int:  # noqa: A002 - as everywhere
     """How many entries were told again before this event, where it stands."""
-    return LAYOUT.slot(*divmod(int(id.rpartition("_")[2]), PLACES)).number
+    return LAYOUT.slot(*divmod(int(id.rpartition("_")[2]), STRIDE)).number
 
 
 async def check_whole(client: LangGraphClient, thread: str, events: list[StreamPart]) -> None:
@@ -133,7 +133,7 @@ async def test_every_position_is_understood_while_a_run_goes_on_and_when_it_is_o
         ):
             lines = (line async for line in answer.aiter_lines() if line.startswith("id: "))
             seen = [(await anext(lines)).removeprefix("id: ") for _ in range(8)]
-        ahead = f"{run_id}_event_{int(seen[-1].rpartition('_')[2]) + 10_000 * PLACES}"
+        ahead = f"{run_id}_event_{int(seen[-1].rpartition('_')[2]) + 10_000 * STRIDE}"
         wanted = [*nowhere(run_id), ahead]
         reading = [asyncio.ensure_future(ids(talking, path, last)) for last in [*wanted, *seen]]
         await grown(host, run_of(host, "Walk the dog"))

@@ -16,7 +16,7 @@ from codegen_api.conversations import CallerConversations, new_id
 from codegen_api.dialects import rejected
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agent_protocol.items import same
+from codegen_api.dialects.agent_protocol.items import json_equal
 from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storable
 from codegen_api.dialects.agent_protocol.threads import delete_threads_of
 from codegen_api.dialects.agent_protocol.wire import GRAPH, agent_fields, assistant_fields, paged, selected
@@ -337,19 +337,19 @@ def _configured(agent: Agent, **given: Json) -> Agent:
 
 async def _find_or_add(conversations: CallerConversations, agent: Agent) -> Agent:
     """The oldest assistant with the configuration of ``agent``; without one, ``agent`` is stored. Concurrent callers at
-    any instance get the same one: its id is derived from the configuration, and the store has each id once.
+    any instance get the json_equal one: its id is derived from the configuration, and the store has each id once.
     """
     configuration = agent.configuration
     wanted = StoreQuery(schemas.MOST_LISTED, configuration=configuration, archived=False, descending=False)
     found = await conversations.agents(wanted)
-    known = next((each for each in found.items if same(each.configuration, configuration)), None)
+    known = next((each for each in found.items if json_equal(each.configuration, configuration)), None)
     name = json.dumps(configuration, sort_keys=True)
     while known is None:
         agent = replace(agent, id=str(uuid.uuid5(NAMESPACE, name)))
         if await conversations.add_agent(agent):
             return agent
         there = await conversations.agent(agent.id)
-        if there is not None and not there.archived and same(there.configuration, configuration):
+        if there is not None and not there.archived and json_equal(there.configuration, configuration):
             known = there
         elif there is not None:
             name += "'"  # its configuration was changed since
@@ -380,4 +380,4 @@ async def _search(conversations: CallerConversations, wanted: StoreQuery) -> Fou
 def _matches_built_in(wanted: StoreQuery) -> bool:
     asked = ((BUILT_IN.metadata, wanted.metadata), (BUILT_IN.configuration, wanted.configuration))
     named = wanted.name is None or wanted.name.casefold() in BUILT_IN.name
-    return named and all(same(part, own.get(name)) for own, parts in asked for name, part in parts.items())
+    return named and all(json_equal(part, own.get(name)) for own, parts in asked for name, part in parts.items())

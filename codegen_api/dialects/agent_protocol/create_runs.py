@@ -1,6 +1,7 @@
-"""Starting runs: a run is a turn of a thread, or of one that is made for it.
+"""Starting runs. A run is a turn of a thread, which is created if necessary.
 
-What SDKs always send and means nothing here is ignored, what cannot be done is refused by name: docs/clients.md.
+Fields that SDKs always send and that mean nothing here are ignored; unsupported features are refused by name:
+docs/clients.md.
 """
 
 import json
@@ -29,8 +30,8 @@ from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.assistants import find_assistant
 from codegen_api.dialects.agent_protocol.dependencies import routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
-from codegen_api.dialects.agent_protocol.messages import WHERE, decisions_of, heard, text_of_answer
-from codegen_api.dialects.agent_protocol.run_responses import Answers, RunAnswers, places_of
+from codegen_api.dialects.agent_protocol.messages import RESUME_PATH, decisions_of, parse_content, text_of_answer
+from codegen_api.dialects.agent_protocol.run_responses import Responder, RunResponder, location_headers
 from codegen_api.dialects.agent_protocol.schemas import Id, Object, check_storable
 from codegen_api.dialects.agent_protocol.threads import new_thread, with_assistant
 from codegen_api.dialects.agent_protocol.wire import GRAPH
@@ -46,12 +47,12 @@ router = routes_about("runs")
 
 HUMAN = ("human", "user", "HumanMessage")
 SYSTEM = ("system", "SystemMessage")
-LOOK = "See the image."
-"""What the host is told where a user sends an image and no word."""
+IMAGE_PROMPT = "See the image."
+"""The prompt where a user sends images and no text."""
 
 
 def _modes(value: object) -> object:
-    """One mode, a list of them, or such a list as JSON, as browsers put it into a query. Nothing is none."""
+    """One mode, a list of modes, or a list as JSON, as browsers put it into a query. Empty strings are dropped."""
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
@@ -109,88 +110,89 @@ class RunBody(BaseModel):
     strict_resume: Ignored = None
 
     @property
-    def agent(self) -> str:
-        """With whom.
+    def assistant(self) -> str:
+        """The id of the assistant.
 
         Raises:
-            Rejected: two are named.
+            Rejected: two different ones are given.
         """
         if self.assistant_id and self.agent_id and self.assistant_id != self.agent_id:
             raise Rejected("`assistant_id` and `agent_id` name two.")
         return self.assistant_id or self.agent_id or GRAPH
 
     @property
-    def stops(self) -> bool:
-        """Whether a client who leaves has stopped it."""
+    def stop_on_disconnect(self) -> bool:
+        """Whether the run stops when its client leaves."""
         return self.on_disconnect == "cancel"
 
     @property
-    def forgets(self) -> bool:
-        """Whether a thread that was made for it goes at its end."""
+    def delete_thread(self) -> bool:
+        """Whether a thread created for the run is deleted at its end."""
         return self.thread_id is None and self.on_completion != "keep"
 
 
 @router.post("/threads/{thread_id}/runs", **operation("Start a run", WRITE, responses.STARTED))
-async def create_run(answers: Answers, wanted: WantedOrganization, thread_id: str, body: RunBody) -> Response:
+async def create_run(responder: Responder, wanted: WantedOrganization, thread_id: str, body: RunBody) -> Response:
     """Start a run in a thread, which is made if it is not there. It goes on by itself."""
-    return _started(answers, await begin(answers, wanted, thread_id, body))
+    return _started(responder, await begin(responder, wanted, thread_id, body))
 
 
 @router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and stream it", WRITE, responses.STREAMED))
 async def stream_run(
-    answers: Answers, wanted: WantedOrganization, _: NoReconnect, thread_id: str, body: RunBody
+    responder: Responder, wanted: WantedOrganization, _: NoReconnect, thread_id: str, body: RunBody
 ) -> Response:
     """Start a run in a thread and send its events. It goes on without its client, but for `on_disconnect: cancel`."""
-    return answers.events(await begin(answers, wanted, thread_id, body), stops=body.stops)
+    return responder.events(await begin(responder, wanted, thread_id, body), stop_on_disconnect=body.stop_on_disconnect)
 
 
 @router.post(
     "/threads/{thread_id}/runs/wait", **operation("Start a run and wait for its result", WRITE, responses.WAITED)
 )
-async def wait_for_run(answers: Answers, wanted: WantedOrganization, thread_id: str, body: RunBody) -> Response:
+async def wait_for_run(responder: Responder, wanted: WantedOrganization, thread_id: str, body: RunBody) -> Response:
     """Start a run in a thread and give the thread's state at its end. White space comes first, as a sign of life."""
-    return answers.outcome(await begin(answers, wanted, thread_id, body), stops=body.stops)
+    turn = await begin(responder, wanted, thread_id, body)
+    return responder.outcome(turn, stop_on_disconnect=body.stop_on_disconnect)
 
 
 @router.post("/runs", **operation("Start a stateless run", WRITE, responses.STARTED))
-async def create_stateless_run(answers: Answers, wanted: WantedOrganization, body: RunBody) -> Response:
+async def create_stateless_run(responder: Responder, wanted: WantedOrganization, body: RunBody) -> Response:
     """Start a run in a thread that is made for it, or in the one that `thread_id` names."""
-    return _started(answers, await begin(answers, wanted, body.thread_id, body))
+    return _started(responder, await begin(responder, wanted, body.thread_id, body))
 
 
 @router.post("/runs/stream", **operation("Start a stateless run and stream it", WRITE, responses.STREAMED))
-async def stream_stateless_run(answers: Answers, wanted: WantedOrganization, _: NoReconnect, body: RunBody) -> Response:
+async def stream_stateless_run(responder: Responder, wanted: WantedOrganization, _: NoReconnect, body: RunBody) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
-    turn = await begin(answers, wanted, body.thread_id, body)
-    return answers.events(turn, forgets=body.forgets, stops=body.stops)
+    turn = await begin(responder, wanted, body.thread_id, body)
+    return responder.events(turn, delete_thread=body.delete_thread, stop_on_disconnect=body.stop_on_disconnect)
 
 
 @router.post("/runs/wait", **operation("Start a stateless run and wait for its result", WRITE, responses.WAITED))
-async def wait_for_stateless_run(answers: Answers, wanted: WantedOrganization, body: RunBody) -> Response:
+async def wait_for_stateless_run(responder: Responder, wanted: WantedOrganization, body: RunBody) -> Response:
     """The thread is removed when the outcome has been sent, but for `on_completion: keep`."""
-    turn = await begin(answers, wanted, body.thread_id, body)
-    return answers.outcome(turn, forgets=body.forgets, stops=body.stops)
+    turn = await begin(responder, wanted, body.thread_id, body)
+    return responder.outcome(turn, delete_thread=body.delete_thread, stop_on_disconnect=body.stop_on_disconnect)
 
 
 @router.post("/runs/batch", **operation("Start a batch of stateless runs", WRITE, responses.BATCH))
 async def create_batch(
-    answers: Answers, wanted: WantedOrganization, bodies: Annotated[list[RunBody], Body(max_length=20)]
+    responder: Responder, wanted: WantedOrganization, bodies: Annotated[list[RunBody], Body(max_length=20)]
 ) -> Response:
     """Start runs, each in a thread of its own. The first that cannot be started ends it; those before it go on."""
-    turns = [await begin(answers, wanted, body.thread_id, body) for body in bodies]
-    return json_response(to_json([answers.fields(turn) for turn in turns]))
+    turns = [await begin(responder, wanted, body.thread_id, body) for body in bodies]
+    return json_response(to_json([responder.fields(turn) for turn in turns]))
 
 
-async def begin(answers: RunAnswers, wanted: str | None, thread: str | None, body: RunBody) -> Turn:
-    """A new turn of the thread, or of one that is made for it. Its run is to be in the organization ``wanted``."""
-    refuse_what_is_not_offered(body)
+async def begin(responder: RunResponder, wanted: str | None, thread: str | None, body: RunBody) -> Turn:
+    """Begin a turn of the thread, or of a new one. A new run belongs to the organization ``wanted``."""
+    _refuse_unsupported(body)
     if body.thread_id not in (None, thread):
         raise Rejected("`thread_id` names another thread than the path.")
     check_storable(metadata=body.metadata, config=body.config, context=body.context)
-    agent = await find_assistant(answers.conversations, body.agent)
+    agent = await find_assistant(responder.conversations, body.assistant)
     for _ in range(TRIES):
         with suppress(Overtaken):
-            return await _begin(answers.conversations, wanted, thread, body, agent)
+            return await _begin(responder.conversations, wanted, thread, body, agent)
     raise Conflict("Others are changing this, too; try again.")
 
 
@@ -201,8 +203,8 @@ async def _begin(
     if talk is None and thread is not None and body.if_not_exists == "reject":
         raise NotFound.named("Thread", thread)
     turns = () if talk is None else talk.turns
-    known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
-    ask = ask_of(body, agent, known)
+    known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # the host never got their messages
+    ask = _ask_of(body, agent, known)
     answer = (body.command or {}).get("resume")
     if answer is not None and (pending := await pending_of(conversations, known[0])):
         ask = replace(ask, decisions=decisions_of(answer, pending), if_busy="reject")
@@ -210,17 +212,17 @@ async def _begin(
     return await conversations.begin(wanted, talk, ask)
 
 
-def _started(answers: RunAnswers, turn: Turn) -> Response:
-    return json_response(to_json(answers.fields(turn)), headers=places_of(turn, "stream"))
+def _started(responder: RunResponder, turn: Turn) -> Response:
+    return json_response(to_json(responder.fields(turn)), headers=location_headers(turn, "stream"))
 
 
-# -- what is asked for ------------------------------------------------------------------------------------------------
+# -- requests ---------------------------------------------------------------------------------------------------------
 
 
-def refuse_what_is_not_offered(body: RunBody) -> None:
+def _refuse_unsupported(body: RunBody) -> None:
     """
     Raises:
-        NotOffered: it asks for something by name that the gateway cannot do.
+        NotOffered: the request uses features that the gateway does not support.
     """
     command = body.command or {}
     never = ("webhook", "after_seconds", "interrupt_before", "interrupt_after")
@@ -233,17 +235,17 @@ def refuse_what_is_not_offered(body: RunBody) -> None:
         raise NotOffered(f"The gateway cannot do this: {', '.join(refused)[:500]}.")
 
 
-def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
-    """What a run is to be. ``known``: the turns of the thread, the newest first.
+def _ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
+    """The turn that a request asks for. ``known`` are the turns of the thread, newest first.
 
     Raises:
-        Rejected: there is nothing in it that the host could be told.
+        Rejected: it has no message for the host.
         InvalidRequest: it answers an interrupt, and there is none.
     """
     configurable = (body.config or {}).get("configurable")
     settings = {**(configurable if isinstance(configurable, dict) else {}), **(body.context or {})}
     repository, place = settings.get("repo_id"), body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
-    system, messages = _said(body, known)
+    system, messages = _new_messages(body, known)
     checkpoint = TurnCheckpoint.of(place) if isinstance(place, str) and place else None
     text = "\n\n".join(text for text in map(text_of, messages) if text)
     images = images_of(*messages)
@@ -251,18 +253,18 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
         raise rejected("There must be a message of the user in it.", "missing", "body", "input", "messages")
     return Ask(
         messages,
-        text or (LOOK if images else ""),
+        text or (IMAGE_PROMPT if images else ""),
         images,
         agent,
-        system_prompt=_text(settings, "system_prompt") or system,
+        system_prompt=_setting(settings, "system_prompt") or system,
         checkpoint=checkpoint,
         if_busy=body.multitask_strategy or "enqueue",
         run=NewRun(
             "",
             metadata=body.metadata or None,
             repo_id=repository if type(repository) is int else None,
-            model=_text(settings, "model"),
-            agent_type=_text(settings, "agent_type"),
+            model=_setting(settings, "model"),
+            agent_type=_setting(settings, "agent_type"),
         ),
         options={
             "assistant_id": agent.id,
@@ -275,15 +277,15 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
     )
 
 
-def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mapping[str, Json]]]:
-    """The system prompt among the messages, and those of the user that are new."""
+def _new_messages(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mapping[str, Json]]]:
+    """The system prompt among the messages, and the user's messages that are new."""
     answer = (body.command or {}).get("resume")
     if answer is not None:
         if body.input or body.messages:
             raise Rejected("A run has an input or a command, not both.")
         text = text_of_answer(answer)
         if is_blank(text):
-            raise rejected(EMPTY, "empty", *WHERE)
+            raise rejected(EMPTY, "empty", *RESUME_PATH)
         if not known or known[0].state is not TurnState.WAITING:
             raise InvalidRequest("Cannot resume: the thread is not interrupted.")
         return None, [{"id": new_id(), "content": [{"type": "text", "text": text}]}]
@@ -295,24 +297,24 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
         given = [given]
     if len(given) > MAX_ITEMS:
         raise rejected(f"There may be {MAX_ITEMS} messages at most.", "too_long", "body", "input", "messages")
-    told = said_ids(known)
+    known_ids = said_ids(known)
     system: list[str] = []
     messages: list[Mapping[str, Json]] = []
     for index, item in enumerate(given):
         where = ("body", "input", "messages", index)
-        kind, id, content = _message(item, where)  # noqa: A001 - the wire's own word
+        kind, id, content = _parse_message(item, where)  # noqa: A001 - the wire's own word
         if kind in SYSTEM:
-            system.append(text_of({"content": heard(content, where)}))
-        elif kind in HUMAN and (id is None or id not in told):
-            message: Mapping[str, Json] = {"id": id or new_id(), "content": heard(content, where)}
+            system.append(text_of({"content": parse_content(content, where)}))
+        elif kind in HUMAN and (id is None or id not in known_ids):
+            message: Mapping[str, Json] = {"id": id or new_id(), "content": parse_content(content, where)}
             if is_blank(text_of(message)) and not images_of(message):
                 raise rejected(EMPTY, "empty", *where, "content")
             messages.append(message)
     return "\n\n".join(system) or None, messages
 
 
-def _message(item: Any, where: tuple[str | int, ...]) -> tuple[str, str | None, Json]:
-    """A message in any of the forms that LangChain takes: who, its id, what."""
+def _parse_message(item: Any, where: tuple[str | int, ...]) -> tuple[str, str | None, Json]:
+    """The role, id and content of a message in any form that LangChain accepts."""
     match item:
         case str():
             return "human", None, item
@@ -326,6 +328,6 @@ def _message(item: Any, where: tuple[str | int, ...]) -> tuple[str, str | None, 
     raise rejected("Must be a message.", "message_type", *where)
 
 
-def _text(settings: Mapping[str, Json], name: str) -> str | None:
+def _setting(settings: Mapping[str, Json], name: str) -> str | None:
     value = settings.get(name)
     return value if isinstance(value, str) and value else None

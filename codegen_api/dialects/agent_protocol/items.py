@@ -1,6 +1,4 @@
-"""The store: small values under keys in namespaces, each user's own; and what is asked of values: conditions on their
-fields, and words in their texts.
-"""
+"""The store: each user's small values, under keys in namespaces. Searches have conditions on fields, and words."""
 
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -27,8 +25,8 @@ router = routes_about("store")
 LABEL_CHARACTERS = 100
 
 AT_A_TIME = 100
-MOST_LOOKED_AT = 10_000
-"""Items that one search looks through, where the database cannot tell which are meant."""
+MOST_SCANNED = 10_000
+"""Items that one search reads, where the database cannot evaluate it."""
 
 
 @router.put("/store/items", **operation("Put an item", WRITE, responses.ITEM_PUT), status_code=204)
@@ -51,7 +49,7 @@ async def put_item(conversations: MyConversations, body: schemas.PutItem) -> Res
     now = conversations.clock()
     try:
         await conversations.put_item(Item(tuple(body.namespace), body.key, body.value, now, now, fields))
-    except ValueError as error:  # all else was looked at
+    except ValueError as error:  # everything else has been checked
         said = "Its labels are too many or too long together."
         raise rejected(said, "too_long", "body", "namespace") from error
     return Response(status_code=204)
@@ -93,24 +91,26 @@ async def search_items(conversations: MyConversations, body: schemas.SearchItems
     asked = body or schemas.SearchItems()
     condition = asked.filter or {}
     check_storable(filter=condition)
-    understood(condition, ("body", "filter"))
+    check_operators(condition, ("body", "filter"))
     query = (asked.query or "").strip()
     if query and conversations.finds_by_meaning:
-        # a filter may leave any of them
-        most = asked.offset + asked.limit + 1 if not condition else MOST_LOOKED_AT
+        # a filter may drop any number of them
+        most = asked.offset + asked.limit + 1 if not condition else MOST_SCANNED
         near = await conversations.nearest(asked.namespace_prefix, query, most)
         if near is not None:
             there = ((await conversations.item(each.namespace, each.key), each.score) for each in near)
             # one that is not there was deleted a moment ago
-            meant = ((item, score) async for item, score in there if item and holds(condition, item.value))
-            return await _stretch(meant, asked, "meaning")
+            meant = ((item, score) async for item, score in there if item and matches(condition, item.value))
+            return await _page(meant, asked, "meaning")
     if not condition and not query:
         found = await conversations.items(asked.namespace_prefix, asked.limit, asked.offset)
-        return await _shown([item_fields(item) for item in found.items], asked.offset, found.total)
+        return await _items_response([item_fields(item) for item in found.items], asked.offset, found.total)
     words = query.casefold().split()
-    kept = _below(conversations, asked.namespace_prefix)
-    matching = ((item, None) async for item in kept if holds(condition, item.value) and mentions(item.value, words))
-    return await _stretch(matching, asked, "words" if query else None)
+    kept = _items_below(conversations, asked.namespace_prefix)
+    matching = (
+        (item, None) async for item in kept if matches(condition, item.value) and contains_words(item.value, words)
+    )
+    return await _page(matching, asked, "words" if query else None)
 
 
 @router.post("/store/namespaces", **operation("List namespaces", READ, responses.NAMESPACES))
@@ -121,16 +121,16 @@ async def list_namespaces(conversations: MyConversations, body: schemas.ListName
     found = dict.fromkeys(
         labels[: asked.max_depth]
         for labels in await conversations.namespaces()
-        if begins(prefix, labels) and begins(suffix, labels[::-1])
+        if has_prefix(prefix, labels) and has_prefix(suffix, labels[::-1])
     )
     shown = list(found)[asked.offset : asked.offset + asked.limit]
     return json_response(to_json({"namespaces": [list(labels) for labels in shown]}))
 
 
-async def _stretch(
+async def _page(
     found: AsyncIterator[tuple[Item, float | None]], asked: schemas.SearchItems, searched_by: str | None
 ) -> Response:
-    """What is asked for of what was found."""
+    """The page of ``found`` that is asked for."""
     shown: list[dict[str, Json]] = []
     passed = held = 0
     async for item, score in found:
@@ -140,50 +140,53 @@ async def _stretch(
         shown.append(item_fields(item) if score is None else {**item_fields(item), "score": score})
         held += len(to_json(item.value))
         if len(shown) == asked.limit or held >= ANSWER_BYTES:
-            return await _shown(shown, asked.offset, None, searched_by)  # whether there is more is not looked for
-    return await _shown(shown, asked.offset, asked.offset + len(shown), searched_by)
+            return await _items_response(shown, asked.offset, None, searched_by)  # there may be more
+    return await _items_response(shown, asked.offset, asked.offset + len(shown), searched_by)
 
 
-async def _shown(items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None) -> Response:
-    """A stretch of what was found. It may be shorter than was asked for, and the headers say where it goes on."""
+async def _items_response(
+    items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None
+) -> Response:
+    """A page of items. It may be shorter than asked for; the headers say where the next begins."""
     said = {} if searched_by is None else {"searched_by": searched_by}
     return json_response(await encoded({"items": items, **said}), headers=page_headers(offset, len(items), total))
 
 
-async def _below(conversations: CallerConversations, prefix: Sequence[str]) -> AsyncIterator[Item]:
-    """
+async def _items_below(conversations: CallerConversations, prefix: Sequence[str]) -> AsyncIterator[Item]:
+    """The items in all namespaces with this prefix.
+
     Raises:
-        NotOffered: these are more than can be looked through.
+        NotOffered: there are more than ``MOST_SCANNED``.
     """
     offset = 0
-    while offset < MOST_LOOKED_AT:
+    while offset < MOST_SCANNED:
         found = await conversations.items(prefix, AT_A_TIME, offset)
         for item in found.items:
             yield item
         offset += len(found.items)
         if not found.items or offset >= found.total:
             return
-    raise NotOffered(f"No more than {MOST_LOOKED_AT} items are looked through: name a longer prefix.")
+    raise NotOffered(f"No more than {MOST_SCANNED} items are looked through: name a longer prefix.")
 
 
 # -- conditions -------------------------------------------------------------------------------------------------------
 
 
-def holds(condition: Json, value: Json) -> bool:
-    """Whether ``value`` is as ``condition`` says: equal to it; if that is an object, each of its fields holds for the
-    one of the same name; if that has operators, each of them holds.
+def matches(condition: Json, value: Json) -> bool:
+    """Whether ``value`` meets ``condition``: all of its operators; else, if it is an object, the condition in each of
+    its fields; else equality.
     """
     if not isinstance(condition, Mapping):
-        return same(condition, value)
+        return json_equal(condition, value)
     if _has_operators(condition):
         return all(OPERATORS[name](value, operand) for name, operand in condition.items())
-    return isinstance(value, Mapping) and all(holds(part, value.get(name)) for name, part in condition.items())
+    return isinstance(value, Mapping) and all(matches(part, value.get(name)) for name, part in condition.items())
 
 
-def understood(condition: Json, where: tuple[str | int, ...]) -> None:
+def check_operators(condition: Json, where: tuple[str | int, ...]) -> None:
     """
     Raises:
-        Rejected: there is an operator in it that is none.
+        Rejected: an operator in it is unknown.
     """
     if not isinstance(condition, Mapping):
         return
@@ -192,53 +195,53 @@ def understood(condition: Json, where: tuple[str | int, ...]) -> None:
         if operators and name not in OPERATORS:
             raise rejected(f"Must be one of {', '.join(OPERATORS)}.", "operator", *where, name)
         if not operators:
-            understood(part, (*where, name))
+            check_operators(part, (*where, name))
 
 
-def mentions(value: Json, words: Sequence[str]) -> bool:
+def contains_words(value: Json, words: Sequence[str]) -> bool:
     """Whether all ``words`` (case folded) occur in the texts of ``value``."""
     text = "\n".join(_texts(value)).casefold()
     return all(word in text for word in words)
 
 
-def same(one: Json, other: Json) -> bool:
-    """Equal, as JSON has it: true is not 1, but 1 is 1.0."""
+def json_equal(one: Json, other: Json) -> bool:
+    """Whether both are the same JSON: true is not 1, but 1 is 1.0."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(part, other[name]) for name, part in one.items())
+        return one.keys() == other.keys() and all(json_equal(part, other[name]) for name, part in one.items())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(json_equal, one, other))
     return one == other
 
 
-def begins(pattern: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether a namespace begins with these labels, of which ``*`` is any."""
+def has_prefix(pattern: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether a namespace begins with ``pattern``, in which ``*`` stands for any label."""
     return len(pattern) <= len(labels) and all(
         wanted in ("*", label) for wanted, label in zip(pattern, labels, strict=False)
     )
 
 
-def _ordered(compare: Callable[[float | str, float | str], bool]) -> Callable[[Json, Json], bool]:
-    """An operator for numbers among each other, and texts among each other; for all else it does not hold."""
+def _comparison(compare: Callable[[float | str, float | str], bool]) -> Callable[[Json, Json], bool]:
+    """An operator that compares two numbers or two texts; it is false for all other values."""
 
-    def holds_for(value: Json, operand: Json) -> bool:
+    def compares(value: Json, operand: Json) -> bool:
         if isinstance(value, bool) or isinstance(operand, bool):
             return False
         if isinstance(value, str) and isinstance(operand, str):
             return compare(value, operand)
         return isinstance(value, int | float) and isinstance(operand, int | float) and compare(value, operand)
 
-    return holds_for
+    return compares
 
 
 OPERATORS: Mapping[str, Callable[[Json, Json], bool]] = {
-    "$eq": same,
-    "$ne": lambda value, operand: not same(value, operand),
-    "$gt": _ordered(operator.gt),
-    "$gte": _ordered(operator.ge),
-    "$lt": _ordered(operator.lt),
-    "$lte": _ordered(operator.le),
+    "$eq": json_equal,
+    "$ne": lambda value, operand: not json_equal(value, operand),
+    "$gt": _comparison(operator.gt),
+    "$gte": _comparison(operator.ge),
+    "$lt": _comparison(operator.lt),
+    "$lte": _comparison(operator.le),
 }
 
 

@@ -1,7 +1,6 @@
-"""What was said in a turn, as LangChain's messages, and what its run waits for, as interrupts: pure functions from what
-is kept to JSON and back.
+"""A turn's messages as LangChain's messages, and its pending requests as interrupts: pure functions to JSON and back.
 
-Ids are made of the turn's and the entry's number, so whoever reads a turn again gets the same ones.
+Ids are derived from the turn and the number of the entry, so all readers of a turn get the same ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,18 @@ from codegen_api.upstreams import Decision, PendingRequest
 
 Message = dict[str, Json]
 
-WHERE = ("body", "command", "resume")
-YES, NO = ("approve", "accept"), ("reject", "ignore")
-"""The words of LangChain's middleware for people in the loop, and those before them."""
+RESUME_PATH = ("body", "command", "resume")
+APPROVALS, REJECTIONS = ("approve", "accept"), ("reject", "ignore")
+"""The words of LangChain's human-in-the-loop middleware, and the older ones."""
 
 
-def said(turn: Turn, offset: int, step: Step) -> tuple[Message | None, Message | None]:
-    """What the ``offset``-th entry of a turn amounts to: what was said, and what the tool that was called answered."""
+def entry_messages(turn: Turn, offset: int, step: Step) -> tuple[Message | None, Message | None]:
+    """The messages of the ``offset``-th entry of a turn: the agent's or the user's, and the answer of a called tool."""
     turn_id = turn.id
     if is_own_prompt(turn, offset, step):
         return None, None
     if step.kind is StepKind.USER:
-        return human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None
+        return human({"id": f"{turn_id}-{offset}", "content": _text_parts(step.text)}), None
     if step.kind is not StepKind.ACTION:
         return _ai(turn_id, offset, step, []) if step.text else None, None
     call = f"call_{turn_id}_{offset}"
@@ -46,12 +45,12 @@ def said(turn: Turn, offset: int, step: Step) -> tuple[Message | None, Message |
 
 
 def answer(turn_id: str, text: str) -> Message:
-    """What the host says at the end of a turn, and its log does not tell."""
+    """The host's answer at the end of a turn whose log does not have it."""
     return _ai(turn_id, "answer", Step(StepKind.ANSWER, None, text), [])
 
 
 def chunk(message: Message) -> Message:
-    """A message as a stream of pieces gives it: here each comes in one."""
+    """A message as a piece of a stream: each comes in a single piece."""
     if message["type"] != "ai":
         return message
     calls = message["tool_calls"]
@@ -70,13 +69,13 @@ def chunk(message: Message) -> Message:
 
 
 def removal(turn_id: str, offset: int) -> Message:
-    """What takes the message of an entry away from who puts messages together from pieces."""
+    """Makes clients that assemble messages from pieces drop the message of an entry."""
     about: Message = {"content": "", "additional_kwargs": {}, "response_metadata": {}, "name": None}
     return {"id": f"{turn_id}-{offset}", "type": "remove", **about}
 
 
 def human(message: Mapping[str, Json]) -> Message:
-    """What a user said, as it is kept, for clients."""
+    """A stored message of the user, for clients."""
     shown: list[Json] = [
         {"type": "image_url", "image_url": {"url": part.get("url")}} if part.get("type") == "image" else dict(part)
         for part in content_of(message)
@@ -93,29 +92,29 @@ def human(message: Mapping[str, Json]) -> Message:
     }
 
 
-def heard(content: Json, where: tuple[str | int, ...]) -> list[Json]:
-    """What a client sent as the content of a message, as it is kept: parts with a text, or the data URI of an image.
+def parse_content(content: Json, where: tuple[str | int, ...]) -> list[Json]:
+    """The content of a client's message, as it is stored: parts with a text, or with the data URI of an image.
 
     Raises:
-        Rejected: a part is nothing that the host could be told.
+        Rejected: a part is neither text nor an image for the host.
     """
     if isinstance(content, str):
-        return _parts(content)
+        return _text_parts(content)
     if not isinstance(content, list):
-        raise _unheard(where)
+        raise _unsupported_content(where)
     if len(content) > MAX_ITEMS:
         raise rejected(f"There may be {MAX_ITEMS} parts at most.", "too_long", *where)
-    return [part for index, item in enumerate(content) for part in _heard_part(item, (*where, index))]
+    return [part for index, item in enumerate(content) for part in _parse_part(item, (*where, index))]
 
 
-def _heard_part(item: Json, where: tuple[str | int, ...]) -> list[Json]:
+def _parse_part(item: Json, where: tuple[str | int, ...]) -> list[Json]:
     if isinstance(item, str):
-        return _parts(item)
+        return _text_parts(item)
     if not isinstance(item, Mapping):
-        raise _unheard(where)
+        raise _unsupported_content(where)
     match item.get("type"):
         case "text" if isinstance(item.get("text"), str):
-            return _parts(str(item["text"]))
+            return _text_parts(str(item["text"]))
         case "image_url":
             given = item.get("image_url")
             url = given.get("url") if isinstance(given, Mapping) else given
@@ -124,15 +123,15 @@ def _heard_part(item: Json, where: tuple[str | int, ...]) -> list[Json]:
             data = item.get("data") or item.get("base64")
             url = f"data:{kind};base64,{data}" if data else item.get("url")
         case _:
-            raise _unheard(where)
+            raise _unsupported_content(where)
     return [heard_image(url, *where)]
 
 
-def _unheard(where: tuple[str | int, ...]) -> Rejected:
+def _unsupported_content(where: tuple[str | int, ...]) -> Rejected:
     return rejected("Must be text, or an image as a data URI.", "content_not_supported", *where)
 
 
-def _parts(text: str) -> list[Json]:
+def _text_parts(text: str) -> list[Json]:
     return [{"type": "text", "text": text}]
 
 
@@ -151,23 +150,23 @@ def _ai(turn_id: str, offset: int | str, step: Step, calls: list[Json]) -> Messa
     }
 
 
-# -- what a run waits for ---------------------------------------------------------------------------------------------
+# -- interrupts -------------------------------------------------------------------------------------------------------
 
 
 def interrupts(turn: Turn, pending: Sequence[PendingRequest]) -> list[Json]:
-    """The interrupts of a turn that waits: one for each request, or one that says no more than that."""
+    """The interrupts of a waiting turn: one for each request; without requests, a general one."""
     if not pending:
         return [_interrupt(f"{turn.id}-interrupt", {"reason": "The agent waits for an answer.", "run_id": turn.id})]
-    return [_interrupt(each.id, _value(turn, each)) for each in pending]
+    return [_interrupt(each.id, _interrupt_value(turn, each)) for each in pending]
 
 
 def decisions_of(answer: Json, pending: Sequence[PendingRequest]) -> list[tuple[str, Decision]]:
-    """What ``answer`` decides, by the ids of requests: a value for the only one; LangChain's ``decisions``, one for
-    each in their order; or an object with a value for each id that it names.
+    """The decisions in ``answer``, each with the id of its request. An answer is a value for the only request;
+    LangChain's ``decisions``, one for each request in order; or an object of values by the ids of requests.
 
     Raises:
-        Rejected: it does not say which of several is meant.
-        NotOffered: an input cannot be edited here.
+        Rejected: it leaves open which of several requests it answers.
+        NotOffered: it edits the input of a tool.
     """
     if isinstance(answer, Mapping):
         known = {each.id: each for each in pending}
@@ -177,11 +176,11 @@ def decisions_of(answer: Json, pending: Sequence[PendingRequest]) -> list[tuple[
         if isinstance(decisions, Sequence) and not isinstance(decisions, str):
             if len(decisions) != len(pending):
                 said = f"There must be a decision for each of the {len(pending)} interrupts."
-                raise rejected(said, "ambiguous", *WHERE)
+                raise rejected(said, "ambiguous", *RESUME_PATH)
             return [(each.id, _decision(value, each)) for value, each in zip(decisions, pending, strict=True)]
     if len(pending) != 1:
         said = "There are several interrupts: give an object with a value for each id."
-        raise rejected(said, "ambiguous", *WHERE)
+        raise rejected(said, "ambiguous", *RESUME_PATH)
     return [(pending[0].id, _decision(answer, pending[0]))]
 
 
@@ -193,7 +192,7 @@ def _interrupt(id_: str, value: Json) -> Json:
     return {"id": id_, "value": value, "resumable": True, "ns": ["agent"], "when": "during"}
 
 
-def _value(turn: Turn, pending: PendingRequest) -> Json:
+def _interrupt_value(turn: Turn, pending: PendingRequest) -> Json:
     value: dict[str, Json] = {
         "reason": pending.text,
         "run_id": turn.id,
@@ -206,7 +205,7 @@ def _value(turn: Turn, pending: PendingRequest) -> Json:
         return value
     name = pending.tool or "agent"
     arguments = pending.input if isinstance(pending.input, Mapping) else {}
-    # chat interfaces know the approvals of LangChain's middleware by these
+    # chat interfaces recognize approvals of LangChain's middleware by these
     return {
         **value,
         "action_requests": [{"name": name, "args": arguments, "description": pending.text}],
@@ -222,14 +221,14 @@ def _decision(answer: Json, pending: PendingRequest) -> Decision:
         if isinstance(given, list) and len(given) == 1:
             return _decision(given[0], pending)
         word, said = answer.get("type"), answer.get("message")
-        if word not in (*YES, *NO):
+        if word not in (*APPROVALS, *REJECTIONS):
             raise NotOffered(
                 "Of approvals there are `approve` and `reject` here.",
-                details=[Detail((*WHERE, "type"), "Must be `approve` or `reject`.", "unsupported")],
+                details=[Detail((*RESUME_PATH, "type"), "Must be `approve` or `reject`.", "unsupported")],
             )
-        return Decision("approve" if word in YES else "reject", said if isinstance(said, str) and said else None)
-    if answer is True or answer in YES:
+        return Decision("approve" if word in APPROVALS else "reject", said if isinstance(said, str) and said else None)
+    if answer is True or answer in APPROVALS:
         return Decision("approve")
-    if answer is False or answer in NO:
+    if answer is False or answer in REJECTIONS:
         return Decision("reject")
     return Decision("answer", text_of_answer(answer))

@@ -1,4 +1,4 @@
-"""What clients get, as the OpenAPI document tells it."""
+"""Response models and descriptions for the OpenAPI document."""
 
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ TIME = "2026-11-20T12:00:00.000000Z"
 
 
 class _Selected(BaseModel):
-    """Any field may be missing where a client has selected others."""
+    """Clients select fields, so any may be missing."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -210,33 +210,33 @@ answers = Answers(
 )
 
 
-def _headed(found: Responses, headers: dict[str, Any]) -> Responses:
-    found[200]["headers"] = headers
-    return found
+def _with_headers(described: Responses, headers: dict[str, Any]) -> Responses:
+    described[200]["headers"] = headers
+    return described
 
 
-def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors: int) -> Responses:
-    """The same for an answer that lasts."""
-    found = answers(200, None, description, *errors)
-    found[200] = {"description": description, "content": {media_type: {"schema": schema}}}
-    return found
+def _streamed(description: str, media_type: str, schema: dict[str, Any], *errors: int) -> Responses:
+    """The same for a response that is streamed."""
+    described = answers(200, None, description, *errors)
+    described[200] = {"description": description, "content": {media_type: {"schema": schema}}}
+    return described
 
 
 def _events(*errors: int) -> Responses:
-    return _headed(_lasting("The events.", "text/event-stream", _EVENT, *errors), _PLACES)
+    return _with_headers(_streamed("The events.", "text/event-stream", _EVENT, *errors), _LOCATIONS)
 
 
 PUBLIC_ERRORS = answers.errors(*ANYWHERE)
 UNREADABLE = answers.errors(422)
 
-_NEXT = {
+_PAGING = {
     "X-Pagination-Next": {
         "schema": {"type": "string"},
         "description": "The offset of what follows, if there is more.",
     },
     "X-Pagination-Total": {"schema": {"type": "string"}, "description": "How many there are in all."},
 }
-_PLACES = {
+_LOCATIONS = {
     "Location": {"schema": {"type": "string"}, "description": "Where to follow it, without the gateway's own prefix."},
     "Content-Location": {"schema": {"type": "string"}, "description": "The run, without the gateway's own prefix."},
 }
@@ -253,30 +253,30 @@ GONE = answers(204, None, "It is gone.", 409)
 ASSISTANT = answers(200, Assistant, "The assistant.")
 ASSISTANT_PUT = answers(200, Assistant, "The assistant.", 409)
 ASSISTANTS = answers(200, Assistants, "The assistants.")
-ASSISTANTS_FOUND = _headed(answers(200, list[Assistant], "The assistants."), _NEXT)
+ASSISTANTS_FOUND = _with_headers(answers(200, list[Assistant], "The assistants."), _PAGING)
 VERSIONS = answers(200, list[Assistant], "The latest version, which is the only one kept.")
 SCHEMAS = answers(200, Schemas, "The schemas.")
 GRAPH = answers(200, Graph, "The graph.")
 SUBGRAPHS = answers(200, dict[str, Schemas], "The subgraphs.")
 AGENT = answers(200, ProtocolAgent, "The agent.")
-AGENTS = _headed(answers(200, list[ProtocolAgent], "The agents."), _NEXT)
+AGENTS = _with_headers(answers(200, list[ProtocolAgent], "The agents."), _PAGING)
 AGENT_SCHEMAS = answers(200, AgentSchemas, "The schemas.")
 
 THREAD = answers(200, Thread, "The thread.")
 THREAD_PUT = answers(200, Thread, "The thread.", 409)
 THREAD_CHANGED = {**THREAD_PUT, 204: {"description": "Done, and the thread was not asked for."}}
-THREADS = _headed(answers(200, list[Thread], "The threads."), _NEXT)
+THREADS = _with_headers(answers(200, list[Thread], "The threads."), _PAGING)
 PRUNED = answers(200, Pruned, "How many are gone.", 409)
 STATE = answers(200, State, "The state.")
 HISTORY = answers(200, list[State], "The states, the newest first.")
 
 RUN = answers(200, ThreadRun, "The run.")
 RUNS = answers(200, list[ThreadRun], "The runs, the newest first.")
-STARTED = _headed(answers(200, ThreadRun, "The run.", 402, 409), _PLACES)
+STARTED = _with_headers(answers(200, ThreadRun, "The run.", 402, 409), _LOCATIONS)
 BATCH = answers(200, list[ThreadRun], "The runs.", 402, 409)
 FOLLOWED, STREAMED = _events(), _events(402, 409)
-JOINED = _lasting("The outcome.", "application/json", _OUTCOME)
-WAITED = _lasting("The outcome.", "application/json", _OUTCOME, 402, 409)
+JOINED = _streamed("The outcome.", "application/json", _OUTCOME)
+WAITED = _streamed("The outcome.", "application/json", _OUTCOME, 402, 409)
 STOPPED = answers(200, ThreadRun, "The run.", 409, 501)
 ALL_STOPPED = answers(204, None, "They are stopped.", 409, 501)
 FORGOTTEN = answers(204, None, "It is forgotten.", 409, 501)
@@ -284,5 +284,5 @@ FORGOTTEN = answers(204, None, "It is forgotten.", 409, 501)
 ITEM = answers(200, StoreItem | None, "The item, or null.")
 ITEM_PUT = answers(204, None, "It is kept.")
 ITEM_GONE = answers(204, None, "It is gone, or was never there.")
-ITEMS = _headed(answers(200, StoreItems, "The items."), _NEXT)
+ITEMS = _with_headers(answers(200, StoreItems, "The items."), _PAGING)
 NAMESPACES = answers(200, Namespaces, "The namespaces.")

@@ -1,6 +1,6 @@
-"""How a turn is answered: described as a run, told in events, or by its outcome when that is there.
+"""Responses about a turn: its description as a run, its events, or its outcome once it is over.
 
-Who waits for an event or an outcome gets signs of life until then.
+Clients that wait for an event or an outcome get signs of life until then.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -35,39 +35,40 @@ from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import note
 
 EVENTS_TYPE = "text/event-stream"
-"""Without a charset, as SDKs know it."""
+"""Without a charset, as SDKs expect it."""
 
 HEARTBEAT = b": heartbeat\n"
-"""One line: after a blank one, clients in JavaScript believe in an event."""
+"""Without a blank line, after which JavaScript clients would see an event."""
 
 UNFINISHED = b": unfinished, go on behind the last id\n"
 
 SIGN_OF_LIFE = b"\n"
-"""Whitespace before the JSON that somebody waits for."""
+"""White space before the JSON of an outcome."""
 
 
-def places_of(turn: Turn, kind: str) -> dict[str, str]:
-    """Where the run is. SDKs put these behind their base URL, so the gateway's own prefix must not stand in them."""
+def location_headers(turn: Turn, kind: str) -> dict[str, str]:
+    """Where the run is. SDKs append these paths to their base URL, so they leave out the gateway's own prefix."""
     place = f"/threads/{quote(turn.conversation, safe='')}/runs/{turn.id}"
     return {"Location": f"{place}/{kind}", "Content-Location": place}
 
 
-def states_called(words: Mapping[TurnState, str], status: str | None, where: str) -> list[TurnState] | None:
-    """The states that ``words`` call by this; None for all of them. ``where``: in which part of the request it stood.
+def states_with_status(words: Mapping[TurnState, str], status: str | None, where: str) -> list[TurnState] | None:
+    """The states whose word in ``words`` is ``status``; None, for all states, without one. ``where`` is the part of the
+    request that has it.
 
     Raises:
         Rejected: no run ever has this status.
     """
     if status is None:
         return None
-    if status not in ("timeout", *words.values()):  # that one is the protocol's, and no run is over because of the time
+    if status not in ("timeout", *words.values()):  # the protocol has "timeout", but no run ends like this
         raise rejected(f"must be one of {', '.join(sorted(set(words.values())))}", "enum", where, "status")
     return [state for state in TurnState if words[state] == status]
 
 
-class RunAnswers:
-    """How runs are answered to one request. Where it ``stops`` them, a client who leaves before the end has stopped
-    theirs. Where it ``forgets`` their threads, these are removed when the end has been sent.
+class RunResponder:
+    """Responses about runs to one request. With ``stop_on_disconnect`` a client that leaves before the end stops the
+    run. With ``delete_thread`` its thread is deleted when the end has been sent.
     """
 
     def __init__(self, request: Request, conversations: CallerConversations) -> None:
@@ -107,42 +108,43 @@ class RunAnswers:
         *,
         modes: Sequence[str] = (),
         last_event_id: str | None = None,
-        forgets: bool = False,
-        stops: bool = False,
+        delete_thread: bool = False,
+        stop_on_disconnect: bool = False,
     ) -> Response:
-        """The events behind the last one seen; all of them, when there can be no such event."""
+        """The events after the last one seen; all events, if the turn cannot have that one."""
         if not modes:
             remembered = turn.options.get("stream_mode")
             modes = [str(mode) for mode in remembered] if isinstance(remembered, list) else ["values"]
-        pieces = self._events(turn, frozenset(modes), position(turn, last_event_id), forgets=forgets)
-        return self._lasting(turn, pieces, EVENTS_TYPE, "stream", stops=stops)
+        pieces = self._events(turn, frozenset(modes), position(turn, last_event_id), delete_thread=delete_thread)
+        return self._stream_response(turn, pieces, EVENTS_TYPE, "stream", stop_on_disconnect=stop_on_disconnect)
 
-    def outcome(self, turn: Turn, *, forgets: bool = False, stops: bool = False) -> Response:
-        """What came of a turn, when it is over: the state of the thread, or ``__error__``."""
-        return self._lasting(turn, self._outcome(turn, forgets=forgets), "application/json", "join", stops=stops)
+    def outcome(self, turn: Turn, *, delete_thread: bool = False, stop_on_disconnect: bool = False) -> Response:
+        """The outcome of a turn, once it is over: the state of the thread, or ``__error__``."""
+        pieces = self._outcome(turn, delete_thread=delete_thread)
+        return self._stream_response(turn, pieces, "application/json", "join", stop_on_disconnect=stop_on_disconnect)
 
     async def _events(
-        self, turn: Turn, modes: frozenset[str], after: int, *, forgets: bool
+        self, turn: Turn, modes: frozenset[str], after: int, *, delete_thread: bool
     ) -> AsyncGenerator[bytes, None]:
         conversations = self.conversations
         before: Sequence[bytes] = ()
         try:
             if turn.state is TurnState.QUEUED:
                 async with aclosing(conversations.waiting(turn)) as looks:
-                    async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
+                    async for turn in looks:  # noqa: PLR1704 - the same turn, as it is now
                         if turn.state is TurnState.QUEUED:
                             yield HEARTBEAT
                 if turn.state is TurnState.QUEUED:
                     raise StreamCut
             if turn.state is TurnState.WITHDRAWN:
-                modes = frozenset()  # nothing of it was ever said
+                modes = frozenset()  # the host never got its messages
             if WHOLE_STATES & modes:
                 before = [to_json(message) for message in await messages_before(conversations, turn)]
-            wording = EntryRenderer(turn, modes, conversations.step, conversations.rendered)
+            renderer = EntryRenderer(turn, modes, conversations.step, conversations.rendered)
 
             def teller(is_believed: bool) -> ThreadTeller:
                 start, changes = after if is_believed else 0, conversations.changes_of(turn)
-                return ThreadTeller(wording, after=start, before=before, changes=changes, statuses=self.statuses)
+                return ThreadTeller(renderer, after=start, before=before, changes=changes, statuses=self.statuses)
 
             try:
                 async with aclosing(
@@ -156,12 +158,12 @@ class RunAnswers:
             except StreamCut:
                 yield UNFINISHED
                 raise
-            await self._done(turn, forgets=forgets)
+            await self._finish(turn, delete_thread=delete_thread)
         except GatewayError as error:
             note(error.code, error.root_reason)
             yield b"event: error\ndata: %b\n\n" % to_json({"error": error.code, "message": error.message})
 
-    async def _outcome(self, turn: Turn, *, forgets: bool) -> AsyncGenerator[bytes, None]:
+    async def _outcome(self, turn: Turn, *, delete_thread: bool) -> AsyncGenerator[bytes, None]:
         try:
             async with aclosing(with_heartbeats(updates(self.conversations, turn), HEARTBEAT_SECONDS)) as news:
                 async for update in news:
@@ -169,13 +171,13 @@ class RunAnswers:
                         yield SIGN_OF_LIFE
                     elif isinstance(update, TurnEnded):
                         yield to_json(await self._values(update.turn))
-                        await self._done(turn, forgets=forgets)
+                        await self._finish(turn, delete_thread=delete_thread)
         except GatewayError as error:
             note(error.code, error.root_reason)
             yield to_json({"__error__": {"error": error.code, "message": error.message}})
 
-    async def _done(self, turn: Turn, *, forgets: bool) -> None:
-        if forgets:
+    async def _finish(self, turn: Turn, *, delete_thread: bool) -> None:
+        if delete_thread:
             await self.conversations.remove_conversation(turn.conversation)
 
     async def _values(self, turn: Turn) -> Mapping[str, Json]:
@@ -186,42 +188,42 @@ class RunAnswers:
             return values
         return {**values, "__interrupt__": interrupts(turn, await pending_of(self.conversations, turn))}
 
-    def _lasting(
-        self, turn: Turn, pieces: AsyncGenerator[bytes, None], media_type: str, kind: str, *, stops: bool
+    def _stream_response(
+        self, turn: Turn, pieces: AsyncGenerator[bytes, None], media_type: str, kind: str, *, stop_on_disconnect: bool
     ) -> Response:
-        # the type is among the headers, or a charset would be added to it
-        headers = {"Content-Type": media_type, **STREAM_HEADERS, **places_of(turn, kind)}
-        abandoning = Abandoning(self.conversations, turn) if stops else None
-        pieces = pieces if abandoning is None else abandoning.watched(pieces)
-        return lasting(self.request, pieces, media_type, headers, abandoning)
+        # as a header, because Starlette would add a charset to the media type
+        headers = {"Content-Type": media_type, **STREAM_HEADERS, **location_headers(turn, kind)}
+        stopper = StopOnDisconnect(self.conversations, turn) if stop_on_disconnect else None
+        pieces = pieces if stopper is None else stopper.watch(pieces)
+        return lasting(self.request, pieces, media_type, headers, stopper)
 
 
 @dataclass
-class Abandoning:
-    """Stops a turn when its client leaves before the end, where they have asked for that."""
+class StopOnDisconnect:
+    """Stops a turn when its client leaves before the end of what ``watch`` passes on."""
 
     conversations: CallerConversations
     turn: Turn
-    kept: bool = False
+    completed: bool = False
 
-    async def watched(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """``pieces``; when they end by themselves, or we break them off, nothing is to be stopped."""
+    async def watch(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """``pieces``. If they end, or the gateway breaks them off, the turn is not stopped."""
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
                     yield piece
         except StreamCut:
-            self.kept = True
+            self.completed = True
             raise
-        self.kept = True
+        self.completed = True
 
     async def aclose(self) -> None:
-        if not self.kept:
+        if not self.completed:
             self.conversations.abandon(self.turn)
 
 
-async def answers(request: Request, conversations: MyConversations) -> RunAnswers:
-    return RunAnswers(request, conversations)
+async def responder(request: Request, conversations: MyConversations) -> RunResponder:
+    return RunResponder(request, conversations)
 
 
-Answers = Annotated[RunAnswers, Depends(answers)]
+Responder = Annotated[RunResponder, Depends(responder)]

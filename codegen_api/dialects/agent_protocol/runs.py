@@ -1,4 +1,4 @@
-"""Runs that were started: listed, described, joined, stopped, forgotten. Each is found in its thread, or by its id."""
+"""Runs after their start: list, read, join, stop and delete them, by their thread and id or by the id alone."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.create_runs import Modes
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
-from codegen_api.dialects.agent_protocol.run_responses import Answers, RunAnswers, states_called
+from codegen_api.dialects.agent_protocol.run_responses import Responder, RunResponder, states_with_status
 from codegen_api.dialects.agent_protocol.state import turn_values
 from codegen_api.dialects.agent_protocol.threads import find_thread
 from codegen_api.dialects.agent_protocol.wire import selected
@@ -29,15 +29,15 @@ published = routes_about("agents and runs")
 
 Flag = Annotated[str | None, Query()]
 Action = Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")]
-SET = ("1", "true", "True")
+TRUE = ("1", "true", "True")
 
 
 async def in_thread(thread_id: str, run_id: str) -> None:
-    """Has these in the document: ``_run_of`` takes them from the path."""
+    """Documents the parameters of the path, which ``_requested_run`` reads."""
 
 
 async def by_id(run_id: str) -> None:
-    """The same for who does not know the thread."""
+    """The same for paths without the thread."""
 
 
 RUN, IN_THREAD, BY_ID = "/threads/{thread_id}/runs/{run_id}", [Depends(in_thread)], [Depends(by_id)]
@@ -45,7 +45,7 @@ RUN, IN_THREAD, BY_ID = "/threads/{thread_id}/runs/{run_id}", [Depends(in_thread
 
 @router.get("/threads/{thread_id}/runs", **operation("List runs", READ, responses.RUNS))
 async def list_runs(
-    answers: Answers,
+    responder: Responder,
     thread_id: str,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
@@ -53,23 +53,23 @@ async def list_runs(
     select: Annotated[list[str] | None, Query(description="The fields that are wanted; all by default.")] = None,
 ) -> Response:
     """The runs of a thread, newest first. What came of them is told by `GET` of each."""
-    await find_thread(answers.conversations, thread_id)
-    await answers.conversations.latest(thread_id)
-    states = states_called(answers.statuses, status, "query")
-    turns = await answers.conversations.turns(thread_id, states=states, limit=limit, offset=offset)
-    return json_response(to_json([selected(answers.fields(turn), select) for turn in turns]))
+    await find_thread(responder.conversations, thread_id)
+    await responder.conversations.latest(thread_id)
+    states = states_with_status(responder.statuses, status, "query")
+    turns = await responder.conversations.turns(thread_id, states=states, limit=limit, offset=offset)
+    return json_response(to_json([selected(responder.fields(turn), select) for turn in turns]))
 
 
 @published.post("/runs/search", **operation("Search runs", READ, responses.RUNS))
-async def search_runs(answers: Answers, body: schemas.SearchRuns | None = None) -> Response:
+async def search_runs(responder: Responder, body: schemas.SearchRuns | None = None) -> Response:
     """The caller's runs, of one thread or of all, the newest first, as they were when somebody last looked."""
     asked = body or schemas.SearchRuns()
     not_offered(metadata=asked.metadata, agent_id=asked.agent_id)
     if asked.thread_id is not None:
-        await find_thread(answers.conversations, asked.thread_id)
-    states = states_called(answers.statuses, asked.status, "body")
-    turns = await answers.conversations.turns(asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
-    return json_response(to_json([answers.fields(turn) for turn in turns]))
+        await find_thread(responder.conversations, asked.thread_id)
+    states = states_with_status(responder.statuses, asked.status, "body")
+    turns = await responder.conversations.turns(asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
+    return json_response(to_json([responder.fields(turn) for turn in turns]))
 
 
 @published.get(
@@ -80,31 +80,31 @@ async def search_runs(answers: Answers, body: schemas.SearchRuns | None = None) 
     **operation("Get a run by id", READ, responses.RUN),
 )
 @router.get(RUN, dependencies=IN_THREAD, **operation("Get a run", READ, responses.RUN))
-async def get_run(answers: Answers) -> Response:
+async def get_run(responder: Responder) -> Response:
     """A run as it is now; with the state of its thread at its end as `output`."""
-    turn = await _run_of(answers)
+    turn = await _requested_run(responder)
     output: Json = None
     if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
-        output = await turn_values(answers.conversations, turn)
+        output = await turn_values(responder.conversations, turn)
     elif turn.state.over:
         output = {}
-    return json_response(to_json({**answers.fields(turn), "output": output}))
+    return json_response(to_json({**responder.fields(turn), "output": output}))
 
 
 @router.get(f"{RUN}/join", dependencies=IN_THREAD, **operation("Wait for a run's result", READ, responses.JOINED))
-async def join_run(answers: Answers, cancel_on_disconnect: Flag = None) -> Response:
+async def join_run(responder: Responder, cancel_on_disconnect: Flag = None) -> Response:
     """The thread's state at the end of a run."""
-    turn = await _run_of(answers, settled=False)
-    await answers.conversations.require_right(turn)
-    return answers.outcome(turn, stops=cancel_on_disconnect in SET)
+    turn = await _requested_run(responder, settled=False)
+    await responder.conversations.require_right(turn)
+    return responder.outcome(turn, stop_on_disconnect=cancel_on_disconnect in TRUE)
 
 
 @published.get(
     "/runs/{run_id}/wait", dependencies=BY_ID, **operation("Wait for a run's result by id", READ, responses.JOINED)
 )
-async def wait_by_id(answers: Answers) -> Response:
+async def wait_by_id(responder: Responder) -> Response:
     """The thread's state at the end of a run."""
-    return await join_run(answers)
+    return await join_run(responder)
 
 
 @published.get(
@@ -116,7 +116,7 @@ async def wait_by_id(answers: Answers) -> Response:
 )
 @router.get(f"{RUN}/stream", dependencies=IN_THREAD, **operation("Stream a run", READ, responses.FOLLOWED))
 async def join_stream(
-    answers: Answers,
+    responder: Responder,
     last_event_id: LastEventId,
     stream_mode: Annotated[Modes | None, Query(description="Else those that the run was started with.")] = None,
     cancel_on_disconnect: Flag = None,
@@ -124,20 +124,21 @@ async def join_stream(
     """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
     of this run, all of them; also when the run is over, for as long as the host keeps it.
     """
-    turn = await _run_of(answers, settled=False)
-    await answers.conversations.require_right(turn)
+    turn = await _requested_run(responder, settled=False)
+    await responder.conversations.require_right(turn)
     modes = stream_mode or []
     unknown = [mode for mode in modes if mode not in (*MODES, "run_modes")]
     if unknown:
         raise NotOffered(f"The gateway does not know the stream mode {unknown[0][:100]}.")
     modes = [mode for mode in modes if mode in MODES]
-    return answers.events(turn, modes=modes, last_event_id=last_event_id, stops=cancel_on_disconnect in SET)
+    stop = cancel_on_disconnect in TRUE
+    return responder.events(turn, modes=modes, last_event_id=last_event_id, stop_on_disconnect=stop)
 
 
 @router.post("/runs/{run_id}/stream", dependencies=BY_ID, **operation("Stream a run by id", READ, responses.FOLLOWED))
-async def follow_run(answers: Answers, last_event_id: LastEventId) -> Response:
+async def follow_run(responder: Responder, last_event_id: LastEventId) -> Response:
     """The events of a run, for who does not know its thread."""
-    return await join_stream(answers, last_event_id)
+    return await join_stream(responder, last_event_id)
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
@@ -150,11 +151,11 @@ async def follow_run(answers: Answers, last_event_id: LastEventId) -> Response:
     **operation("Cancel a run by id", WRITE, responses.STOPPED),
 )
 @router.post(f"{RUN}/cancel", dependencies=IN_THREAD, **operation("Cancel a run", WRITE, responses.STOPPED))
-async def cancel_run(answers: Answers, wait: Flag = None, action: Action = "interrupt") -> Response:
+async def cancel_run(responder: Responder, wait: Flag = None, action: Action = "interrupt") -> Response:
     """Stop a run, where the host can; one that is over stays as it is."""
     _refuse_rollback(action)
-    turn = await answers.conversations.stop(await _run_of(answers), wait=wait in SET)
-    return json_response(to_json(answers.fields(turn)))
+    turn = await responder.conversations.stop(await _requested_run(responder), wait=wait in TRUE)
+    return json_response(to_json(responder.fields(turn)))
 
 
 @router.post("/runs/cancel", **operation("Cancel runs", WRITE, responses.ALL_STOPPED), status_code=204)
@@ -162,12 +163,12 @@ async def cancel_runs(conversations: MyConversations, body: schemas.ManyRuns, ac
     """Stop the named runs of a thread, or all that are under way."""
     _refuse_rollback(action)
     if body.run_ids is not None:
-        turns: Sequence[Turn] = [await _find(conversations, body.thread_id, run) for run in body.run_ids[:100]]
+        turns: Sequence[Turn] = [await _find_run(conversations, body.thread_id, run) for run in body.run_ids[:100]]
     else:
         states = {"pending": [TurnState.QUEUED, TurnState.STARTING], "running": [TurnState.RUNNING]}
         wanted = states.get(body.status or "all", [state for state in TurnState if not state.over])
         turns = await conversations.turns(body.thread_id, states=wanted)
-    for turn in turns:  # before any other ends, and one of these begins
+    for turn in turns:  # first, or one of them would begin when another turn ends
         if turn.state is TurnState.QUEUED:
             await conversations.stop(turn)
     await asyncio.gather(*(conversations.stop(turn) for turn in turns if turn.state is not TurnState.QUEUED))
@@ -182,14 +183,14 @@ async def cancel_runs(conversations: MyConversations, body: schemas.ManyRuns, ac
     status_code=204,
 )
 @router.delete(RUN, dependencies=IN_THREAD, **operation("Delete a run", WRITE, responses.FORGOTTEN), status_code=204)
-async def delete_run(answers: Answers, force: Flag = None) -> Response:
+async def delete_run(responder: Responder, force: Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
-    turn = await _run_of(answers)
-    if not turn.state.over and force in SET:
-        turn = await answers.conversations.stop(turn, wait=True)
+    turn = await _requested_run(responder)
+    if not turn.state.over and force in TRUE:
+        turn = await responder.conversations.stop(turn, wait=True)
     if not turn.state.over:
         raise Conflict("The run is under way, or waits: stop it first.")
-    await answers.conversations.remove_turn(turn.id)
+    await responder.conversations.remove_turn(turn.id)
     return Response(status_code=204)
 
 
@@ -198,17 +199,17 @@ def _refuse_rollback(action: str) -> None:
         raise NotOffered(f"The gateway cannot do this when it stops a run: {action[:100]}.")
 
 
-async def _run_of(answers: RunAnswers, *, settled: bool = True) -> Turn:
-    """The run that the path names, in its thread or without; as it is now (``settled``), or when somebody last looked.
+async def _requested_run(responder: RunResponder, *, settled: bool = True) -> Turn:
+    """The run that the path names: as it is now (``settled``), or as last stored.
 
     Raises:
-        NotFound: there is no such run, or it is somebody else's.
+        NotFound: there is no such run, or it is another user's.
     """
-    path = answers.request.path_params
-    return await _find(answers.conversations, path.get("thread_id"), path["run_id"], settled=settled)
+    path = responder.request.path_params
+    return await _find_run(responder.conversations, path.get("thread_id"), path["run_id"], settled=settled)
 
 
-async def _find(conversations: CallerConversations, thread: str | None, run: str, *, settled: bool = True) -> Turn:
+async def _find_run(conversations: CallerConversations, thread: str | None, run: str, *, settled: bool = True) -> Turn:
     turn = await conversations.find_turn(run, settled=settled)
     if thread is not None and turn.conversation != thread:
         raise NotFound.named("Run", run)

@@ -1,4 +1,4 @@
-"""What clients send, and how large what is kept of it may be."""
+"""Request models, and the limits of what is stored."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ MOST = 10**18
 MOST_LISTED = 1000
 
 MOST_STATES = 100
-"""How many states are told at once: each may hold the whole conversation."""
+"""Maximum states in one answer: each may contain the whole conversation."""
 
 Object = dict[str, Any]
 Id = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^/]+$")]
@@ -264,18 +264,18 @@ class ListNamespaces(BaseModel):
     offset: Offset = 0
 
 
-# -- what is kept -----------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------------------------
 
 
 LARGEST = 256 * 1024
-"""Bytes of an object that is kept, as JSON: many of them are read at a time."""
+"""Maximum bytes of a stored object as JSON: many are read at a time."""
 
 
 def check_storable(**given: Json) -> None:
-    """What a client wants kept, by the name of its field.
+    """Check values that a client wants stored, by the names of their fields.
 
     Raises:
-        Rejected: it cannot be, or it is too large.
+        Rejected: one cannot be stored, or is too large.
     """
     for name, value in given.items():
         large = isinstance(value, Mapping) and is_large(value)
@@ -286,10 +286,10 @@ def check_storable(**given: Json) -> None:
 
 
 def check_ids(**given: str) -> None:
-    """Ids and keys that a client has chosen, by the name of their field.
+    """Check ids and keys that a client has chosen, by the names of their fields.
 
     Raises:
-        Rejected: one cannot be kept, or is too long.
+        Rejected: one cannot be stored, or is too long.
     """
     for name, text in given.items():
         checked(text)
