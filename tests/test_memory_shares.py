@@ -76,7 +76,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
             for came in news:
                 renderers[number].render(came)
                 for style in framed:
-                    style.entry(turn, TurnEntry(came.offset, came.entry))
+                    style.render_entry(turn, TurnEntry(came.offset, came.entry))
     del news, came
     held = {
         "logs": (broker.held_bytes, of_logs),

@@ -94,6 +94,6 @@ def test_the_prompt_is_shown_once_wherever_the_host_has_it(offset: int) -> None:
     entry = LogEntry(b"{}", None, open=False, amendable=False)
     assert is_own_prompt(turn, offset, own)
     assert agent_protocol.entry_messages(turn, offset, own) == (None, None)
-    assert everruns.said(turn, offset, entry, own) == (None, None)
+    assert everruns.entry_messages(turn, offset, entry, own) == (None, None)
     assert is_own_prompt(turn, offset, other) == (offset == 1)
     assert (agent_protocol.entry_messages(turn, offset, other) != (None, None)) == (offset != 1)

@@ -4,7 +4,7 @@ import re
 
 from codegen_api.dialects.everruns import message_routes
 from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.rendering import BELOW, TOLD
+from codegen_api.dialects.everruns.rendering import FLAT_KINDS, NESTED_KINDS
 from codegen_api.dialects.everruns.schemas import SIZES
 from codegen_api.stores import TurnState
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
@@ -35,7 +35,7 @@ def test_every_route_is_described_with_its_errors() -> None:
 
 
 def test_the_examples_of_streams_tell_each_generation_of_a_turn_in_its_own_words() -> None:
-    told = TOLD - {"tool.started", "tool.completed", "turn.failed", "turn.cancelled"}
+    told = FLAT_KINDS - {"tool.started", "tool.completed", "turn.failed", "turn.cancelled"}
     for method, path, operation in documented("everruns"):
         content = operation["responses"].get("200", {}).get("content", {}).get("text/event-stream")
         if content is not None:
@@ -72,5 +72,5 @@ def test_the_numbers_told_are_those_of_the_code() -> None:
 
 def test_the_events_told_are_those_that_come() -> None:
     flat, _, below = told_of("Events").split(" A list leaves out")[0].partition("Below agents")
-    assert set(re.findall("`([a-z.]+[.][a-z]+)`", flat)) == TOLD
-    assert set(re.findall("`(message[.][a-z_]+)`", below)) == set(BELOW.values())
+    assert set(re.findall("`([a-z.]+[.][a-z]+)`", flat)) == FLAT_KINDS
+    assert set(re.findall("`(message[.][a-z_]+)`", below)) == set(NESTED_KINDS.values())

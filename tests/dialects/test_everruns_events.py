@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry, images_of
 from codegen_api.conversations.late_changes import ROOM
-from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, as_it_is, last_spot
+from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, last_spot, unrendered
 from codegen_api.dialects.everruns.families import (
     FLAT,
     MOST_NUMBER,
@@ -22,21 +22,21 @@ from codegen_api.dialects.everruns.families import (
     Spot,
     as_uuid,
     event_hex,
-    kept_id,
-    spot_of,
+    parse_spot,
+    stored_id,
 )
-from codegen_api.dialects.everruns.messages import LAYOUT, OPEN, EventSpot, heard, message_fields
+from codegen_api.dialects.everruns.messages import LAYOUT, NO_OUTPUT_YET, EventSpot, message_fields, parse_content
 from codegen_api.dialects.everruns.rendering import (
-    BELOW,
-    ELSEWHERE,
-    TOLD,
+    FLAT_KINDS,
+    NESTED_KINDS,
+    OTHER_FLAT_KINDS,
     EventFrame,
     FrameStyle,
-    event_fields,
-    event_fields_below,
-    written,
+    flat_event_fields,
+    nested_event_fields,
+    render_event,
 )
-from codegen_api.dialects.everruns.wire import heard_organization, shown_organization
+from codegen_api.dialects.everruns.wire import format_organization, parse_organization
 from codegen_api.errors import NotFound, Rejected
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
 from codegen_api.stores import Turn, TurnState
@@ -80,7 +80,7 @@ LOG = [
 
 def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[SessionEvent]:
     """What a teller tells when ``by`` entries come at a time."""
-    teller = SessionTeller(turn, Style(step, as_it_is))
+    teller = SessionTeller(turn, Style(step, unrendered))
     came = [TurnEntry(offset, each) for offset, each in enumerate(log, 1)]
     events = list(teller.begin())
     for start in range(0, len(came), by):
@@ -95,8 +95,8 @@ def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[SessionEvent]:
 def test_every_id_of_an_event_leads_back_in_each_of_its_forms(spot: Spot) -> None:
     bare = event_hex(SESSION, spot)
     for text in (f"event_{bare}", bare, bare.upper(), str(uuid.UUID(bare)), str(spot.number)):
-        assert spot_of(SESSION, text) == spot
-    assert spot_of(OTHER, f"event_{bare}") is None
+        assert parse_spot(SESSION, text) == spot
+    assert parse_spot(OTHER, f"event_{bare}") is None
     assert spot.number < MOST_NUMBER
 
 
@@ -107,18 +107,18 @@ def test_ids_are_in_the_order_of_events(one: Spot, other: Spot) -> None:
 
 @given(text=st.text(max_size=40) | st.from_regex(r"\A(event_)?[0-9a-f-]{30,38}\Z"))
 def test_an_id_that_nobody_has_sent_leads_nowhere(text: str) -> None:
-    assert spot_of(SESSION, text) is None or text.isdecimal()
+    assert parse_spot(SESSION, text) is None or text.isdecimal()
 
 
 @pytest.mark.parametrize("number", [MOST_NUMBER, 10**15 * 9 + 8 * 10**15 + 10**15])
 def test_a_number_that_no_event_can_have_leads_nowhere(number: int) -> None:
-    assert spot_of(SESSION, str(number)) is None
+    assert parse_spot(SESSION, str(number)) is None
 
 
 def test_ids_are_understood_in_the_forms_of_both_families() -> None:
     bare = uuid.UUID(SESSION).hex
     for text in (SESSION, SESSION.upper(), bare, f"session_{bare}", f"session_{SESSION}"):
-        assert kept_id(text, "session") == SESSION
+        assert stored_id(text, "session") == SESSION
     assert (NESTED.id("session", SESSION), FLAT.id("session", SESSION)) == (SESSION, f"session_{bare}")
     for text in (
         "",
@@ -131,7 +131,7 @@ def test_ids_are_understood_in_the_forms_of_both_families() -> None:
         "\N{FULLWIDTH DIGIT ONE}" * 32,
     ):
         with pytest.raises(NotFound, match=r"^Session .*not found$"):
-            kept_id(text, "session")
+            stored_id(text, "session")
 
 
 def test_what_has_another_id_gets_one_made_of_it() -> None:
@@ -145,15 +145,15 @@ def test_what_has_another_id_gets_one_made_of_it() -> None:
     [("323", f"org_{'323':0>32}"), ("0", f"org_{'0' * 32}"), ("9" * 32, f"org_{'9' * 32}")],
 )
 def test_an_organization_s_number_can_be_read_back(kept: str, shown: str) -> None:
-    assert shown_organization(kept) == shown
-    assert heard_organization(shown) == heard_organization(kept) == kept
+    assert format_organization(kept) == shown
+    assert parse_organization(shown) == parse_organization(kept) == kept
 
 
 def test_an_organization_without_a_number_has_an_id_of_that_form_too() -> None:
-    shown = shown_organization("acme")
+    shown = format_organization("acme")
     assert shown.startswith("org_")
     assert len(shown) == 36
-    assert heard_organization("acme") == "acme"
+    assert parse_organization("acme") == "acme"
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_what_was_said_is_told_as_messages_in_the_words_of_each_family() -> None
     assert flat[3]["content"] == [{"type": "tool_result", "tool_call_id": call["id"], "result": {"files": 2}}]
     (made,) = flat[4]["content"]
     assert made["arguments"] == {"input": "make"}
-    missing = {"type": "tool_result", "tool_call_id": made["id"], "result": None, "error": OPEN}
+    missing = {"type": "tool_result", "tool_call_id": made["id"], "result": None, "error": NO_OUTPUT_YET}
     assert flat[5]["content"] == [missing]
     assert {each["created_at"] for each in flat[1:]} == {"1970-01-01T00:17:00.000000Z"}
 
@@ -221,7 +221,7 @@ def test_what_the_log_does_not_tell_of_the_answer_is_a_message_at_the_end() -> N
     ],
 )
 def test_what_a_user_says_is_kept_as_the_host_can_be_told(content: list[Any], kept: list[Any]) -> None:
-    assert heard(content) == kept
+    assert parse_content(content) == kept
     assert images_of({"content": kept}) == tuple(part["url"] for part in kept if part["type"] == "image")
 
 
@@ -239,7 +239,7 @@ def test_what_a_user_says_is_kept_as_the_host_can_be_told(content: list[Any], ke
 )
 def test_what_the_host_cannot_be_told_is_refused(content: list[Any], kind: str) -> None:
     with pytest.raises(Rejected) as refused:
-        heard(content)
+        parse_content(content)
     assert refused.value.details[0].type == kind  # type: ignore[union-attr]
 
 
@@ -274,13 +274,13 @@ def test_one_turn_is_told_in_the_documented_order() -> None:
 
 
 def test_events_carry_what_clients_look_for() -> None:
-    by_kind = {event.kind: event_fields(event) for event in told(TURN, LOG)}
+    by_kind = {event.kind: flat_event_fields(event) for event in told(TURN, LOG)}
     turn_id = "turn_0d9f5c6677c84f428d436b7b0a6f1c01"
     input_id = "message_5b8e1f1e4b7d4f0c9c7e0f3f1d2b3c4d"
     for fields in by_kind.values():
         assert set(fields) == {"id", "type", "ts", "session_id", "sequence", "context", "data"}
         assert fields["context"]["turn_id"] == turn_id  # type: ignore[index,call-overload]
-        assert spot_of(SESSION, str(fields["id"])) == Spot.of(int(str(fields["sequence"])))
+        assert parse_spot(SESSION, str(fields["id"])) == Spot.of(int(str(fields["sequence"])))
     assert by_kind["turn.started"]["data"] == {"turn_id": turn_id, "input_message_id": input_id}
     assert by_kind["turn.started"]["context"] == {"turn_id": turn_id, "input_message_id": input_id}
     assert by_kind["turn.completed"]["data"] == {"turn_id": turn_id, "iterations": 5, "duration_ms": 10_500}
@@ -294,7 +294,7 @@ def test_events_carry_what_clients_look_for() -> None:
         "accumulated": "done",
     }
     tool: Any = by_kind["tool.completed"]["data"]
-    assert (tool["success"], tool["status"], tool["result"], tool["error"]) == (False, "timeout", [], OPEN)
+    assert (tool["success"], tool["status"], tool["result"], tool["error"]) == (False, "timeout", [], NO_OUTPUT_YET)
     first: Any = next(event.data for event in told(TURN, LOG) if event.kind == "tool.completed")
     assert (first["success"], first["status"], first["tool_name"]) == (True, "success", "ls")
     assert first["result"] == [{"type": "text", "text": '{"files":2}'}]
@@ -320,11 +320,11 @@ def test_the_end_of_a_turn_says_how_it_ended(state: TurnState, error: str | None
 
 def test_every_type_of_event_that_is_told_can_be_chosen() -> None:
     events = [event for state in TurnState for event in told(replace(TURN, state=state), LOG)]
-    assert {event.kind for event in events} == TOLD
-    assert {fields["event_type"] for fields in map(event_fields_below, filter(is_message, events))} == set(
-        BELOW.values()
+    assert {event.kind for event in events} == FLAT_KINDS
+    assert {fields["event_type"] for fields in map(nested_event_fields, filter(is_message, events))} == set(
+        NESTED_KINDS.values()
     )
-    assert not TOLD & ELSEWHERE
+    assert not FLAT_KINDS & OTHER_FLAT_KINDS
 
 
 def is_message(event: SessionEvent) -> bool:
@@ -333,7 +333,7 @@ def is_message(event: SessionEvent) -> bool:
 
 def test_of_a_turn_that_the_host_never_began_nothing_is_told() -> None:
     turn = replace(TURN, state=TurnState.FAILED, end=None, run=None)
-    assert list(SessionTeller(turn, Style(step, as_it_is)).over(turn)) == []
+    assert list(SessionTeller(turn, Style(step, unrendered)).over(turn)) == []
     assert (NESTED.status(turn), FLAT.status(turn)) == ("pending", "idle")
 
 
@@ -348,7 +348,7 @@ def test_the_same_is_told_however_the_log_comes(by: int) -> None:
 
 
 def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_entry() -> None:
-    teller = SessionTeller(TURN, Style(step, as_it_is))
+    teller = SessionTeller(TURN, Style(step, unrendered))
     open_call = entry(kind="action", tool="run", closed=False)
     closed = entry(kind="action", tool="run", output="ok")
     assert [event.kind for event in teller.take([TurnEntry(1, open_call)])][-1] == "tool.started"
@@ -356,7 +356,7 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     (completed,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert completed.data["result"] == [{"type": "text", "text": "ok"}]
     assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
-    teller = SessionTeller(TURN, Style(step, as_it_is))
+    teller = SessionTeller(TURN, Style(step, unrendered))
     list(teller.take([TurnEntry(1, open_call)]))
     first, *_ = teller.take([TurnEntry(2, LOG[1])])
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
@@ -459,7 +459,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 
 
 def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -> None:
-    teller = SessionTeller(TURN, Style(step, as_it_is))
+    teller = SessionTeller(TURN, Style(step, unrendered))
     list(teller.take([TurnEntry(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
     fields = json.loads(LOG[2].json)
     events = list(teller.take([TurnEntry(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
@@ -472,7 +472,7 @@ def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -
 @pytest.mark.parametrize("count", [17, ROOM + 5])
 def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
     turn = replace(TURN, end=TURN.begin + count + 1)
-    teller = SessionTeller(turn, Style(step, as_it_is))
+    teller = SessionTeller(turn, Style(step, unrendered))
     calls = [TurnEntry(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
     late = [TurnEntry(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]
@@ -497,7 +497,7 @@ def test_a_step_that_says_nothing_is_no_message() -> None:
 
 def test_the_older_family_is_told_of_messages_only_and_counts_them() -> None:
     events = told(TURN, LOG)
-    frames = [written(NESTED, event) for event in events]
+    frames = [render_event(NESTED, event) for event in events]
     kinds = [each.kind for each in frames if each.frame]
     assert kinds == [
         "message.user",
@@ -514,10 +514,10 @@ def test_the_older_family_is_told_of_messages_only_and_counts_them() -> None:
     payload = json.loads(shown.splitlines()[1].removeprefix("data: "))
     assert set(payload) == {"message_id", "role", "content", "controls", "metadata", "tags"}
     assert sum(not each.frame for each in frames) == len(events) - len(kinds)
-    listed = [event_fields_below(event) for event in filter(is_message, events)]
+    listed = [nested_event_fields(event) for event in filter(is_message, events)]
     assert [fields["event_type"] for fields in listed] == kinds
     assert set(listed[0]) == {"id", "session_id", "sequence", "event_type", "data", "created_at"}
-    assert spot_of(SESSION, str(listed[0]["id"])) == events[0].spot
+    assert parse_spot(SESSION, str(listed[0]["id"])) == events[0].spot
 
 
 def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
@@ -529,13 +529,13 @@ def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
 
     cache = RenderCache(10**6)
     flat, nested = FrameStyle(FLAT, counted, cache), FrameStyle(NESTED, counted, cache)
-    first = flat.entry(TURN, TurnEntry(2, LOG[1]))
-    assert flat.entry(TURN, TurnEntry(2, LOG[1])) is first
+    first = flat.render_entry(TURN, TurnEntry(2, LOG[1]))
+    assert flat.render_entry(TURN, TurnEntry(2, LOG[1])) is first
     assert len(asked) == 1
-    assert nested.entry(TURN, TurnEntry(2, LOG[1])) is not first
-    assert flat.entry(TURN, TurnEntry(2, LOG[2])) != first
+    assert nested.render_entry(TURN, TurnEntry(2, LOG[1])) is not first
+    assert flat.render_entry(TURN, TurnEntry(2, LOG[2])) != first
     assert len(asked) == 3
     huge = TurnEntry(9, entry(text="x" * 200))
     small = FrameStyle(FLAT, counted, RenderCache(100))
-    assert small.entry(TURN, huge) == small.entry(TURN, huge)
+    assert small.render_entry(TURN, huge) == small.render_entry(TURN, huge)
     assert len(asked) == 5

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Ask, new_id, owner_of
-from codegen_api.dialects.everruns.families import FLAT, NESTED, START, Family, Spot, event_hex, spot_of
+from codegen_api.dialects.everruns.families import FLAT, NESTED, START, Family, Spot, event_hex, parse_spot
 from codegen_api.dialects.everruns.messages import EventSpot
-from codegen_api.dialects.everruns.streams import Listener, Wanted, events_of, turns_behind
+from codegen_api.dialects.everruns.streams import EventFilter, Listener, events_of, turns_after
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
 from codegen_api.following import Patrol
 from codegen_api.identity import Caller
@@ -57,7 +57,7 @@ class Ear:
         conversation = await process.world.store.conversation(owner_of(who), SESSION)
         assert conversation is not None
         since = since or self.last
-        after = None if since is None else spot_of(SESSION, since) or START
+        after = None if since is None else parse_spot(SESSION, since) or START
         listener = Listener(process.conversations.of(who), self.family, conversation.id, after, **more)
         async with aclosing(listener.frames()) as pieces:
             async for piece in pieces:
@@ -113,7 +113,7 @@ async def alone(host: Host | None = None, **more: Any) -> AsyncIterator[Process]
 
 async def told(process: Process) -> list[str]:
     """The ids of all events by now."""
-    events = await events_of(process.conversations.of(ALICE), SESSION, Wanted())
+    events = await events_of(process.conversations.of(ALICE), SESSION, EventFilter())
     return [f"event_{event_hex(SESSION, event.spot)}" for event in events]
 
 
@@ -222,7 +222,7 @@ async def test_from_every_event_on_the_rest_is_heard(family: Family) -> None:
         await whole.listen_for(5, process, since="event_unheard-of")
         assert whole.kinds == (TURN * 2 if family is FLAT else BELOW * 2)
         for index, each in enumerate(whole.ids):
-            spot = spot_of(SESSION, each)
+            spot = parse_spot(SESSION, each)
             assert spot is not None
             for since in (each, str(spot.number), f"event_{event_hex(SESSION, spot)}"):
                 ear = Ear(family)
@@ -482,7 +482,7 @@ async def test_only_as_many_turns_are_read_as_there_are_to_tell() -> None:
             await store.add_turn(owner, Turn(new_id(), SESSION, now(), now(), TurnState.COMPLETED, end=0))
         for number, reads in ((119, 1), (120, 1), (100, 2), (0, 4), (60, 3)):
             process.trap.calls.clear()
-            found = await turns_behind(process.conversations.of(ALICE), SESSION, number)
+            found = await turns_after(process.conversations.of(ALICE), SESSION, number)
             assert [turn.number for turn in found] == list(range(number + 1, 121))
             assert len(process.trap.calls) <= reads
 
@@ -534,7 +534,7 @@ def test_whenever_a_listener_comes_back_and_whichever_process_dies_each_event_is
         await whole.listen_for(5, process, since="0")
         assert ear.ids == whole.ids
         assert ear.kinds == whole.kinds
-        spots = [spot_of(SESSION, each) or START for each in whole.ids]
+        spots = [parse_spot(SESSION, each) or START for each in whole.ids]
         assert spots == sorted(set(spots))
         asked = [kind for kind in whole.kinds if kind in ("input.message", "message.user")]
         assert len(asked) == len(pauses)

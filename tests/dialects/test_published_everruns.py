@@ -311,8 +311,8 @@ def test_what_means_nothing_or_is_refused_is_listed_and_nothing_else() -> None:
     assert never - refused == set()
     assert nothing - ignored == set()
     assert ignored - nothing == {"timeout_ms", "role"}
-    assert set(schemas.EventsQuery().of_lists()) <= refused
-    assert refused - never - set(schemas.EventsQuery().of_lists()) == {"wait"}
+    assert set(schemas.EventsQuery().list_options()) <= refused
+    assert refused - never - set(schemas.EventsQuery().list_options()) == {"wait"}
     assert f"`{END_USER}`" in CLIENTS
 
 

@@ -107,14 +107,14 @@ async def list_assistants(
 @router.post("/assistants/search", **operation("Search assistants", READ, responses.ASSISTANTS_FOUND))
 async def search_assistants(conversations: MyConversations, body: schemas.SearchAssistants | None = None) -> Response:
     """Those that have all that is asked for. Where it does, too, the one that is built in comes first in any order."""
-    asked = body or schemas.SearchAssistants()
-    if asked.sort_by not in SORTS:
-        raise NotOffered(f"Assistants cannot be sorted by {asked.sort_by} here.")
-    sort, descending = SORTS[asked.sort_by], asked.sort_order != "asc"
-    wanted = replace(_store_query(asked), limit=asked.limit, offset=asked.offset, sort=sort, descending=descending)
+    params = body or schemas.SearchAssistants()
+    if params.sort_by not in SORTS:
+        raise NotOffered(f"Assistants cannot be sorted by {params.sort_by} here.")
+    sort, descending = SORTS[params.sort_by], params.sort_order != "asc"
+    wanted = replace(_store_query(params), limit=params.limit, offset=params.offset, sort=sort, descending=descending)
     found = await _search(conversations, wanted)
-    items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
-    return paged(items, asked.offset, found.total)
+    items: list[Json] = [selected(assistant_fields(agent), params.select) for agent in found.items]
+    return paged(items, params.offset, found.total)
 
 
 @router.post("/assistants/count", **operation("Count assistants", READ, responses.COUNT))
@@ -257,10 +257,10 @@ async def get_assistant_subgraph(
 @published.post("/agents/search", **operation("Search agents", READ, responses.AGENTS))
 async def search_agents(conversations: MyConversations, body: schemas.SearchAgents | None = None) -> Response:
     """The caller's assistants, as agents: the one that is built in first, then the newest."""
-    asked = body or schemas.SearchAgents()
-    wanted = StoreQuery(asked.limit, asked.offset, metadata=asked.metadata or {}, name=asked.name or None)
+    params = body or schemas.SearchAgents()
+    wanted = StoreQuery(params.limit, params.offset, metadata=params.metadata or {}, name=params.name or None)
     found = await _search(conversations, wanted)
-    return paged([*map(agent_fields, found.items)], asked.offset, found.total)
+    return paged([*map(agent_fields, found.items)], params.offset, found.total)
 
 
 @published.get("/agents/{agent_id}", **operation("Get an agent", READ, responses.AGENT))
@@ -337,7 +337,7 @@ def _configured(agent: Agent, **given: Json) -> Agent:
 
 async def _find_or_add(conversations: CallerConversations, agent: Agent) -> Agent:
     """The oldest assistant with the configuration of ``agent``; without one, ``agent`` is stored. Concurrent callers at
-    any instance get the json_equal one: its id is derived from the configuration, and the store has each id once.
+    any instance get the same one: its id is derived from the configuration, and the store has each id once.
     """
     configuration = agent.configuration
     wanted = StoreQuery(schemas.MOST_LISTED, configuration=configuration, archived=False, descending=False)
@@ -348,10 +348,10 @@ async def _find_or_add(conversations: CallerConversations, agent: Agent) -> Agen
         agent = replace(agent, id=str(uuid.uuid5(NAMESPACE, name)))
         if await conversations.add_agent(agent):
             return agent
-        there = await conversations.agent(agent.id)
-        if there is not None and not there.archived and json_equal(there.configuration, configuration):
-            known = there
-        elif there is not None:
+        stored = await conversations.agent(agent.id)
+        if stored is not None and not stored.archived and json_equal(stored.configuration, configuration):
+            known = stored
+        elif stored is not None:
             name += "'"  # its configuration was changed since
     return known
 
@@ -361,9 +361,9 @@ def _refuse_built_in(assistant_id: str) -> None:
         raise Forbidden("This assistant is built in: make one of your own.")
 
 
-def _store_query(asked: schemas.CountAssistants) -> StoreQuery:
-    configuration: dict[str, Json] = {} if asked.graph_id is None else {"graph_id": asked.graph_id}
-    return StoreQuery(1, 0, metadata=asked.metadata or {}, configuration=configuration, name=asked.name or None)
+def _store_query(params: schemas.CountAssistants) -> StoreQuery:
+    configuration: dict[str, Json] = {} if params.graph_id is None else {"graph_id": params.graph_id}
+    return StoreQuery(1, 0, metadata=params.metadata or {}, configuration=configuration, name=params.name or None)
 
 
 async def _search(conversations: CallerConversations, wanted: StoreQuery) -> Found[Agent]:
@@ -378,6 +378,6 @@ async def _search(conversations: CallerConversations, wanted: StoreQuery) -> Fou
 
 
 def _matches_built_in(wanted: StoreQuery) -> bool:
-    asked = ((BUILT_IN.metadata, wanted.metadata), (BUILT_IN.configuration, wanted.configuration))
+    conditions = ((BUILT_IN.metadata, wanted.metadata), (BUILT_IN.configuration, wanted.configuration))
     named = wanted.name is None or wanted.name.casefold() in BUILT_IN.name
-    return named and all(json_equal(part, own.get(name)) for own, parts in asked for name, part in parts.items())
+    return named and all(json_equal(part, own.get(name)) for own, parts in conditions for name, part in parts.items())

@@ -41,8 +41,8 @@ async def put_item(conversations: MyConversations, body: schemas.PutItem) -> Res
     not_offered(ttl=body.ttl, **({"index": body.index} if not conversations.finds_by_meaning else {}))
     for index, label in enumerate(body.namespace):
         if not 0 < len(label) <= LABEL_CHARACTERS or "." in label:
-            said = f"Must have 1 to {LABEL_CHARACTERS} characters, and no dots."
-            raise rejected(said, "label", "body", "namespace", index)
+            fault = f"Must have 1 to {LABEL_CHARACTERS} characters, and no dots."
+            raise rejected(fault, "label", "body", "namespace", index)
     fields = None if body.index is None else tuple(body.index or ())
     check_storable(namespace=body.namespace, value=body.value, index=list(fields or ()))
     check_ids(key=body.key)
@@ -50,8 +50,8 @@ async def put_item(conversations: MyConversations, body: schemas.PutItem) -> Res
     try:
         await conversations.put_item(Item(tuple(body.namespace), body.key, body.value, now, now, fields))
     except ValueError as error:  # everything else has been checked
-        said = "Its labels are too many or too long together."
-        raise rejected(said, "too_long", "body", "namespace") from error
+        fault = "Its labels are too many or too long together."
+        raise rejected(fault, "too_long", "body", "namespace") from error
     return Response(status_code=204)
 
 
@@ -88,68 +88,68 @@ async def search_items(conversations: MyConversations, body: schemas.SearchItems
     `searched_by` says how a `query` was understood: by `meaning`, where the gateway has a model for it and that
     answers; else by `words`, each of which has to occur in the texts of the value.
     """
-    asked = body or schemas.SearchItems()
-    condition = asked.filter or {}
+    params = body or schemas.SearchItems()
+    condition = params.filter or {}
     check_storable(filter=condition)
     check_operators(condition, ("body", "filter"))
-    query = (asked.query or "").strip()
+    query = (params.query or "").strip()
     if query and conversations.finds_by_meaning:
         # a filter may drop any number of them
-        most = asked.offset + asked.limit + 1 if not condition else MOST_SCANNED
-        near = await conversations.nearest(asked.namespace_prefix, query, most)
+        most = params.offset + params.limit + 1 if not condition else MOST_SCANNED
+        near = await conversations.nearest(params.namespace_prefix, query, most)
         if near is not None:
-            there = ((await conversations.item(each.namespace, each.key), each.score) for each in near)
-            # one that is not there was deleted a moment ago
-            meant = ((item, score) async for item, score in there if item and matches(condition, item.value))
-            return await _page(meant, asked, "meaning")
+            scored = ((await conversations.item(each.namespace, each.key), each.score) for each in near)
+            # an item that is missing was deleted a moment ago
+            nearest = ((item, score) async for item, score in scored if item and matches(condition, item.value))
+            return await _page(nearest, params, "meaning")
     if not condition and not query:
-        found = await conversations.items(asked.namespace_prefix, asked.limit, asked.offset)
-        return await _items_response([item_fields(item) for item in found.items], asked.offset, found.total)
+        found = await conversations.items(params.namespace_prefix, params.limit, params.offset)
+        return await _items_response([item_fields(item) for item in found.items], params.offset, found.total)
     words = query.casefold().split()
-    kept = _items_below(conversations, asked.namespace_prefix)
+    items = _items_below(conversations, params.namespace_prefix)
     matching = (
-        (item, None) async for item in kept if matches(condition, item.value) and contains_words(item.value, words)
+        (item, None) async for item in items if matches(condition, item.value) and contains_words(item.value, words)
     )
-    return await _page(matching, asked, "words" if query else None)
+    return await _page(matching, params, "words" if query else None)
 
 
 @router.post("/store/namespaces", **operation("List namespaces", READ, responses.NAMESPACES))
 async def list_namespaces(conversations: MyConversations, body: schemas.ListNamespaces | None = None) -> Response:
     """The namespaces that hold items, in order."""
-    asked = body or schemas.ListNamespaces()
-    prefix, suffix = asked.prefix or (), (asked.suffix or ())[::-1]
+    params = body or schemas.ListNamespaces()
+    prefix, suffix = params.prefix or (), (params.suffix or ())[::-1]
     found = dict.fromkeys(
-        labels[: asked.max_depth]
+        labels[: params.max_depth]
         for labels in await conversations.namespaces()
         if has_prefix(prefix, labels) and has_prefix(suffix, labels[::-1])
     )
-    shown = list(found)[asked.offset : asked.offset + asked.limit]
+    shown = list(found)[params.offset : params.offset + params.limit]
     return json_response(to_json({"namespaces": [list(labels) for labels in shown]}))
 
 
 async def _page(
-    found: AsyncIterator[tuple[Item, float | None]], asked: schemas.SearchItems, searched_by: str | None
+    found: AsyncIterator[tuple[Item, float | None]], params: schemas.SearchItems, searched_by: str | None
 ) -> Response:
     """The page of ``found`` that is asked for."""
     shown: list[dict[str, Json]] = []
     passed = held = 0
     async for item, score in found:
-        if passed < asked.offset:
+        if passed < params.offset:
             passed += 1
             continue
         shown.append(item_fields(item) if score is None else {**item_fields(item), "score": score})
         held += len(to_json(item.value))
-        if len(shown) == asked.limit or held >= ANSWER_BYTES:
-            return await _items_response(shown, asked.offset, None, searched_by)  # there may be more
-    return await _items_response(shown, asked.offset, asked.offset + len(shown), searched_by)
+        if len(shown) == params.limit or held >= ANSWER_BYTES:
+            return await _items_response(shown, params.offset, None, searched_by)  # there may be more
+    return await _items_response(shown, params.offset, params.offset + len(shown), searched_by)
 
 
 async def _items_response(
     items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None
 ) -> Response:
     """A page of items. It may be shorter than asked for; the headers say where the next begins."""
-    said = {} if searched_by is None else {"searched_by": searched_by}
-    return json_response(await encoded({"items": items, **said}), headers=page_headers(offset, len(items), total))
+    extra = {} if searched_by is None else {"searched_by": searched_by}
+    return json_response(await encoded({"items": items, **extra}), headers=page_headers(offset, len(items), total))
 
 
 async def _items_below(conversations: CallerConversations, prefix: Sequence[str]) -> AsyncIterator[Item]:

@@ -175,12 +175,12 @@ def decisions_of(answer: Json, pending: Sequence[PendingRequest]) -> list[tuple[
         decisions = answer.get("decisions")
         if isinstance(decisions, Sequence) and not isinstance(decisions, str):
             if len(decisions) != len(pending):
-                said = f"There must be a decision for each of the {len(pending)} interrupts."
-                raise rejected(said, "ambiguous", *RESUME_PATH)
+                fault = f"There must be a decision for each of the {len(pending)} interrupts."
+                raise rejected(fault, "ambiguous", *RESUME_PATH)
             return [(each.id, _decision(value, each)) for value, each in zip(decisions, pending, strict=True)]
     if len(pending) != 1:
-        said = "There are several interrupts: give an object with a value for each id."
-        raise rejected(said, "ambiguous", *RESUME_PATH)
+        fault = "There are several interrupts: give an object with a value for each id."
+        raise rejected(fault, "ambiguous", *RESUME_PATH)
     return [(pending[0].id, _decision(answer, pending[0]))]
 
 
@@ -220,13 +220,15 @@ def _decision(answer: Json, pending: PendingRequest) -> Decision:
         given = answer.get("decisions")
         if isinstance(given, list) and len(given) == 1:
             return _decision(given[0], pending)
-        word, said = answer.get("type"), answer.get("message")
+        word, comment = answer.get("type"), answer.get("message")
         if word not in (*APPROVALS, *REJECTIONS):
             raise NotOffered(
                 "Of approvals there are `approve` and `reject` here.",
                 details=[Detail((*RESUME_PATH, "type"), "Must be `approve` or `reject`.", "unsupported")],
             )
-        return Decision("approve" if word in APPROVALS else "reject", said if isinstance(said, str) and said else None)
+        return Decision(
+            "approve" if word in APPROVALS else "reject", comment if isinstance(comment, str) and comment else None
+        )
     if answer is True or answer in APPROVALS:
         return Decision("approve")
     if answer is False or answer in REJECTIONS:

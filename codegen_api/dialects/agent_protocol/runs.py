@@ -63,12 +63,14 @@ async def list_runs(
 @published.post("/runs/search", **operation("Search runs", READ, responses.RUNS))
 async def search_runs(responder: Responder, body: schemas.SearchRuns | None = None) -> Response:
     """The caller's runs, of one thread or of all, the newest first, as they were when somebody last looked."""
-    asked = body or schemas.SearchRuns()
-    not_offered(metadata=asked.metadata, agent_id=asked.agent_id)
-    if asked.thread_id is not None:
-        await find_thread(responder.conversations, asked.thread_id)
-    states = states_with_status(responder.statuses, asked.status, "body")
-    turns = await responder.conversations.turns(asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
+    params = body or schemas.SearchRuns()
+    not_offered(metadata=params.metadata, agent_id=params.agent_id)
+    if params.thread_id is not None:
+        await find_thread(responder.conversations, params.thread_id)
+    states = states_with_status(responder.statuses, params.status, "body")
+    turns = await responder.conversations.turns(
+        params.thread_id, states=states, limit=params.limit, offset=params.offset
+    )
     return json_response(to_json([responder.fields(turn) for turn in turns]))
 
 

@@ -40,13 +40,13 @@ SORTS = {"thread_id": "id", "created_at": "created", "updated_at": "updated", "s
 @router.post("/threads", **operation("Create a thread", WRITE, responses.THREAD_PUT))
 async def create_thread(conversations: MyConversations, body: schemas.CreateThread | None = None) -> Response:
     """Begin a thread. Others may have threads under the same id."""
-    asked = body or schemas.CreateThread()
-    not_offered(supersteps=asked.supersteps, ttl=asked.ttl)
-    metadata = {**(asked.metadata or {}), **({} if asked.graph_id is None else {"graph_id": asked.graph_id})}
-    thread = new_thread(conversations, asked.thread_id, metadata)
+    params = body or schemas.CreateThread()
+    not_offered(supersteps=params.supersteps, ttl=params.ttl)
+    metadata = {**(params.metadata or {}), **({} if params.graph_id is None else {"graph_id": params.graph_id})}
+    thread = new_thread(conversations, params.thread_id, metadata)
     if await conversations.add_conversation(thread):
         return json_response(to_json(thread_fields(thread, None, None)))
-    if asked.if_exists != "do_nothing":
+    if params.if_exists != "do_nothing":
         raise AlreadyExists("There is a thread with this id already.")
     (fields,) = await _summaries(conversations, [await find_thread(conversations, thread.id)])
     return json_response(to_json(fields))
@@ -58,34 +58,34 @@ async def search_threads(conversations: MyConversations, body: schemas.SearchThr
 
     The status of a thread is as of when somebody last looked: who searches again a little later gets it as it is.
     """
-    asked = body or schemas.SearchThreads()
-    not_offered(values=asked.values, extract=asked.extract)
-    sort: str | None = asked.sort_by
-    order: str | None = asked.sort_order
-    if asked.order_by and sort is None:
-        sort, _, said = asked.order_by.lower().strip().partition(" ")
-        order = order or said.strip()
+    params = body or schemas.SearchThreads()
+    not_offered(values=params.values, extract=params.extract)
+    sort: str | None = params.sort_by
+    order: str | None = params.sort_order
+    if params.order_by and sort is None:
+        sort, _, direction = params.order_by.lower().strip().partition(" ")
+        order = order or direction.strip()
     if sort is not None and sort not in SORTS:
         raise NotOffered(f"Threads cannot be sorted by {sort} here.")
     wanted = replace(
-        _store_query(asked),
-        limit=asked.limit,
-        offset=asked.offset,
-        ids=None if asked.ids is None else tuple(asked.ids),
+        _store_query(params),
+        limit=params.limit,
+        offset=params.offset,
+        ids=None if params.ids is None else tuple(params.ids),
         sort=SORTS[sort or "created_at"],
         descending=order != "asc",
     )
     found = await conversations.conversations(wanted)
-    items: list[Json] = [selected(each, asked.select) for each in await _summaries(conversations, found.items)]
-    return paged(items, asked.offset, found.total)
+    items: list[Json] = [selected(each, params.select) for each in await _summaries(conversations, found.items)]
+    return paged(items, params.offset, found.total)
 
 
 @router.post("/threads/count", **operation("Count threads", READ, responses.COUNT))
 async def count_threads(conversations: MyConversations, body: schemas.CountThreads | None = None) -> Response:
     """How many a search would find in all."""
-    asked = body or schemas.CountThreads()
-    not_offered(values=asked.values)
-    found = await conversations.conversations(_store_query(asked))
+    params = body or schemas.CountThreads()
+    not_offered(values=params.values)
+    found = await conversations.conversations(_store_query(params))
     return json_response(to_json(found.total))
 
 
@@ -266,9 +266,9 @@ def _name(metadata: Mapping[str, Json]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _store_query(asked: schemas.CountThreads) -> StoreQuery:
-    states = None if asked.status is None else STATUSES[asked.status]
-    return StoreQuery(1, 0, metadata=asked.metadata or {}, states=states)
+def _store_query(params: schemas.CountThreads) -> StoreQuery:
+    states = None if params.status is None else STATUSES[params.status]
+    return StoreQuery(1, 0, metadata=params.metadata or {}, states=states)
 
 
 async def _summaries(conversations: CallerConversations, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
@@ -278,8 +278,8 @@ async def _summaries(conversations: CallerConversations, threads: Sequence[Conve
     for thread in threads:
         first, latest = ends.get(thread.id, (None, None))
         turns = {turn.id: turn for turn in (first, latest) if turn is not None}
-        said = [human(message) for turn in turns.values() for message in turn.messages]
-        summaries.append(thread_fields(thread, latest, {"messages": said} if turns else None))
+        messages = [human(message) for turn in turns.values() for message in turn.messages]
+        summaries.append(thread_fields(thread, latest, {"messages": messages} if turns else None))
     return summaries
 
 

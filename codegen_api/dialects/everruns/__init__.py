@@ -1,7 +1,6 @@
-"""The Everruns API: agents, sessions nested below them or beside them, messages, and events turn after turn.
+"""The Everruns API: agents, sessions, messages, and events across turns: docs/clients.md.
 
-Two generations of clients are served, each in its own words. What the host keeps of a session is told as theirs:
-docs/clients.md.
+Two generations of clients are served, each with its own paths and names.
 """
 
 from codegen_api.dialects import Dialect

@@ -1,4 +1,4 @@
-"""Who is calling: what these clients have comes with ``Bearer``, with ``ApiKey``, or with no scheme at all."""
+"""Authentication: these clients send a token with ``Bearer``, with ``ApiKey``, or without a scheme."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import APIKeyHeader
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.dialects.everruns.wire import EverrunsClient, heard_organization
+from codegen_api.dialects.everruns.wire import EverrunsClient, parse_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
 from codegen_api.parts import conversations_of
@@ -23,19 +23,19 @@ credentials = APIKeyHeader(
 SCHEMES = ("bearer", "apikey")
 
 END_USER = "End-User"
-"""By this header applications keep their users apart who share a token of theirs."""
+"""With this header an application tells apart its users, who share its token."""
 
 FOREIGN = "evr_"
-"""How keys for Everruns begin. Its SDKs take them from the environment and send them wherever they go."""
+"""The prefix of keys for Everruns. Its SDKs take them from the environment and send them to every server."""
 
 
 @Authenticator
 async def asking(request: Request) -> Caller:
-    """Who is calling. A key for Everruns is shown to no host.
+    """Authenticate the caller. A key for Everruns is never sent to a host.
 
     Raises:
-        NotOffered: they call for one of several users of theirs, who would all be the same one here.
-        InvalidToken: it is one, or came with a scheme that nobody knows here.
+        NotOffered: the request names an end user, but here all who share a token are one user.
+        InvalidToken: the token is a key for Everruns, or has an unknown scheme.
         GatewayError: as ``identify_lenient``.
     """
     if END_USER in request.headers:
@@ -57,9 +57,9 @@ async def wanted_organization(
     ] = None,
     same: Annotated[str | None, Header(alias="X-Organization-ID", description="The same.")] = None,
 ) -> str | None:
-    """The organization that the request names, if it names one."""
+    """The organization that the request names, if any."""
     named = name or same
-    return heard_organization(named) if named else None
+    return parse_organization(named) if named else None
 
 
 def routes_about(what: str, prefix: str = "") -> APIRouter:
@@ -76,7 +76,7 @@ MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 
 async def client_of(request: Request, conversations: MyConversations) -> EverrunsClient:
-    """Who asks and is answered."""
+    """The client of this request."""
     return EverrunsClient(conversations, str(request.base_url).rstrip("/"), request.path_params.get("agent_id"))
 
 

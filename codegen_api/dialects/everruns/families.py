@@ -1,16 +1,16 @@
-"""The two generations of clients, each with words and ids of its own for the same things. Pure functions.
+"""The two generations of clients, each with its own words and ids for the same things. Pure functions.
 
-The *nested* family has its sessions below their agents; the present one, *flat*, has them beside. What they share is
-the agents. What is kept has UUIDs. The nested family knows them as they are, the flat one as ``agent_`` or ``session_``
-and 32 hexadecimal digits; either is understood everywhere.
+The older, *nested* family has sessions below their agents in its paths; the present one, *flat*, has them beside. Both
+share the agents. Stored ids are UUIDs. The nested family gets them unchanged, the flat one as ``agent_`` or
+``session_`` and 32 hexadecimal digits; both forms are accepted everywhere.
 
-An event's id is made of its *spot*, its place in its session: the number of the turn, the entry of its log, and the
-place among what the entry amounts to. Nothing is stored for it, so every instance gives an event the same id and every
-id leads back.
+An event's id is derived from its *spot*, its place in the session: the number of the turn, the number of the entry, and
+the event's place among those of the entry. Nothing is stored for it: every instance computes the same id, and the spot
+from an id.
 
-A turn at whose end the host waits for its user leaves a session ready: the next message is the answer. The present
-generation has the word ``waitingfortoolresults``, and no session here is ever that: it says that the client is to run a
-tool and send what came of it, and clients have no tools here. Who waited for calls to answer would find none.
+A turn that ends waiting for the user leaves its session ready: the next message is the answer. The status
+``waitingfortoolresults`` of the flat family is never used. It tells the client to run a tool and to send the result,
+but clients have no tools here, and would find no calls to answer.
 """
 
 import hashlib
@@ -30,29 +30,29 @@ _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 PLACES_BITS, OFFSET_BITS = 15, 21
 MOST_PLACES = 1 << PLACES_BITS
-"""Events of one entry."""
+"""Maximum events of one entry."""
 
 MOST_NUMBER = 1 << 53
-"""Every reader of JSON can hold the numbers below this."""
+"""Numbers below this are exact in every JSON parser."""
 
 _NAMESPACE = uuid.UUID("0b3f2f0e-6f2c-5a55-9d0c-9c1c4c1f6a51")
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``statuses`` are a session's, by its latest turn (None: there is none). ``prefixed``: ids say what of."""
+    """``statuses`` are a session's, by its latest turn's state (None: no turn). ``prefixed``: ids name their kind."""
 
     name: str
     agent_role: str
     statuses: Mapping[TurnState | None, str]
     prefixed: bool
 
-    def id(self, kind: str, kept: str) -> str:
-        """An id as these clients know it. ``kept`` is a UUID."""
-        return f"{kind}_{uuid.UUID(kept).hex}" if self.prefixed else kept
+    def id(self, kind: str, stored: str) -> str:
+        """The id that these clients get for ``stored``, a UUID."""
+        return f"{kind}_{uuid.UUID(stored).hex}" if self.prefixed else stored
 
     def status(self, latest: Turn | None) -> str:
-        """What a session is. A turn that the host never began leaves it as ready as it was."""
+        """The status of a session. A latest turn that the host never began leaves it ready."""
         if latest is not None and not heard_of(latest):
             return self.statuses[TurnState.COMPLETED]
         return self.statuses[None if latest is None else latest.state]
@@ -83,7 +83,7 @@ FLAT = Family(
 
 
 class Spot(NamedTuple):
-    """The place of an event in its session; spots are in the order in which events are told."""
+    """The place of an event in its session. Spots have the order in which events are sent."""
 
     turn: int
     offset: int
@@ -106,15 +106,15 @@ START = Spot(0, 0, 0)
 
 
 def is_id(text: str, kind: str) -> bool:
-    """Whether a client can mean a ``kind`` of thing by this as an id."""
+    """Whether this has the form of the id of a ``kind`` of resource."""
     return _UUID.fullmatch(text.removeprefix(f"{kind}_")) is not None
 
 
-def kept_id(text: str, kind: str) -> str:
-    """The id under which the ``kind`` of thing is kept that a client calls this.
+def stored_id(text: str, kind: str) -> str:
+    """The stored id of the ``kind`` of resource that a client names.
 
     Raises:
-        NotFound: there can be no such thing.
+        NotFound: this is not such an id.
     """
     if not is_id(text, kind):
         raise NotFound.named(kind.capitalize(), text)
@@ -122,31 +122,31 @@ def kept_id(text: str, kind: str) -> str:
 
 
 def derived_id(*of: str | int) -> str:
-    """An id that is made of others: the same wherever it is made."""
+    """An id that is a function of these values."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, of))))
 
 
-def id_for(key: str | None, *of: str) -> str:
-    """The id of what is made with an ``Idempotency-Key``, under which a repeat finds it; a new one without a key.
+def id_for_key(key: str | None, *of: str) -> str:
+    """The id of what is created with an ``Idempotency-Key``, the same for a repeat; without a key, a new one.
 
     Raises:
-        InvalidIdempotencyKey: it cannot be one.
+        InvalidIdempotencyKey: the key is malformed.
     """
     return str(uuid.uuid4()) if key is None else derived_id("key", *of, checked_key(key))
 
 
 def as_uuid(text: str) -> str:
-    """``text`` if it is the id of something that we keep, else an id made of it: other dialects know other ids."""
+    """``text`` if it is a UUID, else a UUID derived from it: other dialects have other ids."""
     return str(uuid.UUID(text)) if _UUID.fullmatch(text) else derived_id("other", text)
 
 
 def event_hex(session: str, spot: Spot) -> str:
-    """An event's id: the spot, and what stands for the session, each in 16 hexadecimal digits."""
+    """An event's id: its spot, and a digest of the session's id, each in 16 hexadecimal digits."""
     return f"{spot.number:016x}{_digest(session)}"
 
 
-def spot_of(session: str, text: str) -> Spot | None:
-    """Where the event of this session is that has this id, in any of its forms; None when it can have none."""
+def parse_spot(session: str, text: str) -> Spot | None:
+    """The spot in an event id of this session, in any of its forms; None if this is no such id."""
     if _NUMBER.fullmatch(text):
         number = int(text)
     else:

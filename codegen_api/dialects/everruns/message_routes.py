@@ -1,6 +1,4 @@
-"""What is said in a session: messages to the agent, what was said by now, what happens, live or as a list. Here are all
-routes of sessions that both generations have.
-"""
+"""Messages and events of a session, live or as lists, and all routes of sessions that both families have."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
@@ -16,11 +14,11 @@ from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.agents import AgentId
 from codegen_api.dialects.everruns.dependencies import CurrentClient
 from codegen_api.dialects.everruns.events import DELTA, SessionEvent
-from codegen_api.dialects.everruns.families import FLAT, NESTED, START, Family, Spot, id_for, kept_id, spot_of
-from codegen_api.dialects.everruns.messages import heard, inputs, message_fields
-from codegen_api.dialects.everruns.rendering import chosen, event_fields_in, kind_in
+from codegen_api.dialects.everruns.families import FLAT, NESTED, START, Family, Spot, id_for_key, parse_spot, stored_id
+from codegen_api.dialects.everruns.messages import message_fields, parse_content, user_messages
+from codegen_api.dialects.everruns.rendering import check_kinds, event_fields, kind_in
 from codegen_api.dialects.everruns.responses import EVENT_STREAM
-from codegen_api.dialects.everruns.schemas import keepable
+from codegen_api.dialects.everruns.schemas import check_storable
 from codegen_api.dialects.everruns.sessions import (
     CurrentSession,
     delete_session,
@@ -29,8 +27,8 @@ from codegen_api.dialects.everruns.sessions import (
     nested,
     update_session,
 )
-from codegen_api.dialects.everruns.streams import Listener, Wanted, events_of, messages_of
-from codegen_api.dialects.everruns.wire import EverrunsClient, listed, own, told
+from codegen_api.dialects.everruns.streams import EventFilter, Listener, events_of, messages_of
+from codegen_api.dialects.everruns.wire import EverrunsClient, list_response, own, without_nulls
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId, lasting
@@ -41,7 +39,7 @@ from codegen_api.web import REPLAYED, IdempotencyKey, Responses, json_response, 
 Endpoint = Callable[..., Awaitable[Response]]
 
 MOST_EVENTS = 10_000
-"""So many events are listed at most; `after_sequence` goes on behind them."""
+"""Maximum events in a list; `after_sequence` continues it."""
 
 
 async def create_message(
@@ -53,17 +51,17 @@ async def create_message(
     key: IdempotencyKey = None,
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
-    # when this is answered the host has heard it, or may have
+    # the answer comes when the host has the message, or may have it
     not_offered(wait=wait)
     not_offered(**body.not_offered())
-    content = heard(body.message.content)
-    keepable(controls=body.controls, metadata=body.metadata)
-    id = id_for(key, "message", client.conversations.owner, session.id)  # noqa: A001 - as everywhere
-    message = {"id": id, "content": content, **told({"controls": body.controls, "metadata": body.metadata})}
+    content = parse_content(body.message.content)
+    check_storable(controls=body.controls, metadata=body.metadata)
+    id = id_for_key(key, "message", client.conversations.owner, session.id)  # noqa: A001 - as everywhere
+    message = {"id": id, "content": content, **without_nulls({"controls": body.controls, "metadata": body.metadata})}
     if key is not None:
         turn = await said_before(client.conversations, session.id, message)
         if turn is not None:
-            return _heard(client, turn, REPLAYED)
+            return _message_created(client, turn, REPLAYED)
     kept = own(session.metadata)
     agent = None if session.agent is None else await client.conversations.agent(session.agent)
     prompts = [agent.system_prompt if agent is not None else None, _text(kept, "system_prompt")]
@@ -75,19 +73,19 @@ async def create_message(
         system_prompt="\n\n".join(prompt for prompt in prompts if prompt) or None,
         run=NewRun("", body.metadata, model=_model(body.controls) or _text(kept, "model_id")),
     )
-    return _heard(client, await client.conversations.begin(_text(kept, "organization"), session.id, ask))
+    return _message_created(client, await client.conversations.begin(_text(kept, "organization"), session.id, ask))
 
 
 async def list_messages(client: CurrentClient, session: CurrentSession) -> Response:
     """What the user, the agent and its tools have said by now."""
-    messages = await _said(client, session)
-    return listed(messages, len(messages))
+    messages = await _message_list(client, session)
+    return list_response(messages, len(messages))
 
 
 @flat.get("/{session_id}/export", **operation("Export messages", READ, responses.EXPORTED), response_class=Response)
 async def export_messages(client: CurrentClient, session: CurrentSession) -> Response:
     """The messages as lines of JSON."""
-    lines = [to_json(message) + b"\n" for message in await _said(client, session)]
+    lines = [to_json(message) + b"\n" for message in await _message_list(client, session)]
     return Response(b"".join(lines), media_type="application/x-ndjson")
 
 
@@ -105,7 +103,7 @@ async def list_events(
 
 
 async def below(agent_id: AgentId) -> None:
-    """Has ``agent_id`` in the document: ``client_of`` takes it from the path."""
+    """Documents ``agent_id``, which ``client_of`` reads from the path."""
 
 
 BELOW = [Depends(below)]
@@ -120,27 +118,27 @@ async def list_events_below(
     client: CurrentClient, session: CurrentSession, query: Annotated[schemas.EventsQuery, Query()]
 ) -> Response:
     """What was said by now, as events."""
-    # where an answer is told in pieces these are not listed, unless they are asked for
+    # pieces of messages are listed only on request
     not_offered(**query.not_offered())
     after = _last_seen(session, query.since_id, query.after_sequence)
-    chosen(client.family, types=query.types, exclude=query.exclude)
-    turn_id = None if query.turn_id is None else kept_id(query.turn_id, "turn")
+    check_kinds(client.family, types=query.types, exclude=query.exclude)
+    turn_id = None if query.turn_id is None else stored_id(query.turn_id, "turn")
 
-    def suits(event: SessionEvent) -> bool:
+    def is_wanted(event: SessionEvent) -> bool:
         kind = kind_in(client.family, event)
         wants = kind in query.types if query.types else kind not in (None, DELTA)
         return wants and kind not in query.exclude and turn_id in (None, event.turn.id)
 
-    wanted = Wanted(
+    wanted = EventFilter(
         after or START,
         None if query.before_sequence is None else Spot.of(query.before_sequence),
-        suits,
-        most=query.limit or MOST_EVENTS,
+        is_wanted,
+        limit=query.limit or MOST_EVENTS,
         newest=query.limit is not None and after is None,
     )
     events = await events_of(client.conversations, session.id, wanted)
-    items: list[Json] = [event_fields_in(client.family, event) for event in events]
-    return listed(items[::-1] if query.order_desc else items, len(items))
+    items: list[Json] = [event_fields(client.family, event) for event in events]
+    return list_response(items[::-1] if query.order_desc else items, len(items))
 
 
 async def stream_events(
@@ -151,9 +149,9 @@ async def stream_events(
     query: Annotated[schemas.StreamQuery, Query()],
 ) -> Response:
     """What happens from now on, and before that what the listener does not have yet."""
-    not_offered(**query.not_offered(), **(query.of_lists() if isinstance(query, schemas.EventsQuery) else {}))
-    chosen(client.family, types=query.types, exclude=query.exclude)
-    # a browser comes back with the URL that it came with first, and says in the header what it has by now
+    not_offered(**query.not_offered(), **(query.list_options() if isinstance(query, schemas.EventsQuery) else {}))
+    check_kinds(client.family, types=query.types, exclude=query.exclude)
+    # a browser reconnects with its first URL; its position is in the header
     after = _last_seen(session, last_event_id or query.since_id, query.after_sequence)
     listener = Listener(client.conversations, client.family, session.id, after, query.types, query.exclude)
     return lasting(request, listener.frames(), f"{EVENT_STREAM}; charset=utf-8")
@@ -162,29 +160,30 @@ async def stream_events(
 async def cancel_turn(client: CurrentClient, session: CurrentSession) -> Response:
     """Stop what the agent does, if it does anything."""
     stopped = await client.conversations.clear(session.id)
-    status, said = "cancelled", "The turn was stopped."
+    status, message = "cancelled", "The turn was stopped."
     if stopped is None:
-        status, said = "no_op", "Nothing is under way in this session."
+        status, message = "no_op", "Nothing is under way in this session."
     elif not stopped.state.active and stopped.state not in (TurnState.CANCELLED, TurnState.WITHDRAWN):
-        status, said = "no_op", "Nothing is under way in this session any more."
-    return json_response(to_json({"status": status, "message": said}))
+        status, message = "no_op", "Nothing is under way in this session any more."
+    return json_response(to_json({"status": status, "message": message}))
 
 
 def _last_seen(session: Conversation, event_id: str | None, sequence: int | None) -> Spot | None:
-    """The last event that a client has; one that nobody knows is the beginning, so that nothing is missed."""
+    """The last event that a client has. An unknown id counts as the beginning, so that nothing is missed."""
     if event_id:
-        return spot_of(session.id, event_id) or START
+        return parse_spot(session.id, event_id) or START
     return None if sequence is None else Spot.of(sequence)
 
 
-async def _said(client: EverrunsClient, session: Conversation) -> list[Json]:
-    """What was said by now, oldest first."""
+async def _message_list(client: EverrunsClient, session: Conversation) -> list[Json]:
+    """The messages so far, oldest first."""
     messages = await messages_of(client.conversations, session.id)
     return [message_fields(client.family, session.id, message) for message in messages]
 
 
-def _heard(client: EverrunsClient, turn: Turn, headers: Mapping[str, str] | None = None) -> Response:
-    return json_response(to_json(message_fields(client.family, turn.conversation, inputs(turn)[0])), 201, headers)
+def _message_created(client: EverrunsClient, turn: Turn, headers: Mapping[str, str] | None = None) -> Response:
+    message = message_fields(client.family, turn.conversation, user_messages(turn)[0])
+    return json_response(to_json(message), 201, headers)
 
 
 def _text(kept: Mapping[str, Json], name: str) -> str | None:
@@ -195,7 +194,7 @@ def _text(kept: Mapping[str, Json], name: str) -> str | None:
 def _model(controls: Mapping[str, Json] | None) -> str | None:
     """
     Raises:
-        Rejected: what is given is no name.
+        Rejected: the model is not a text.
     """
     model = (controls or {}).get("model_id")
     if model is not None and not isinstance(model, str):
@@ -203,10 +202,10 @@ def _model(controls: Mapping[str, Json] | None) -> str | None:
     return model
 
 
-# -- the routes that both generations have ----------------------------------------------------------------------------
+# -- routes of both families ------------------------------------------------------------------------------------------
 
 
-def _serve(
+def _add_routes(
     router: APIRouter,
     family: Family,
     session: type[BaseModel],
@@ -214,7 +213,7 @@ def _serve(
     streamed: str,
     within: list[Dependency] | None = None,
 ) -> None:
-    """``session`` and ``events`` are what is answered, and ``streamed`` says what a stream tells."""
+    """Add a family's routes. ``session`` and ``events`` are its response models, ``streamed`` describes its stream."""
     suffix, of_agent, of_session = "", "", ""
     if family is NESTED:
         suffix, of_agent, of_session = "_below", " of an agent", " in a session of an agent"
@@ -237,7 +236,7 @@ def _serve(
     add("GET", "/sse", stream_events, f"Stream events{of_session}", READ, live(family, "Events, live."), **shown)
 
 
-_serve(
+_add_routes(
     flat,
     FLAT,
     responses.EverrunsSession,
@@ -246,7 +245,7 @@ _serve(
     "\n\nAn id that nobody knows gets everything from the beginning. `disconnecting` says that the gateway ends the"
     " stream.",
 )
-_serve(
+_add_routes(
     nested,
     NESTED,
     responses.SessionBelow,

@@ -1,6 +1,6 @@
-"""What was said in a session, as messages: pure functions from steps and stored messages to JSON and back.
+"""The messages of a session: pure functions from steps and stored messages to JSON and back.
 
-Ids and numbers are made of the turn and the entry, so whoever reads a turn again gets the same ones.
+Ids and numbers are derived from the turn and the entry, so all readers of a turn get the same ones.
 """
 
 import re
@@ -17,7 +17,7 @@ from codegen_api.web import timestamp
 
 _DATA_URI = re.compile(r"data:([\w.+-]{1,100}/[\w.+-]{1,100});base64,", re.ASCII)
 
-OPEN = "The host shows no output of this call yet."
+NO_OUTPUT_YET = "The host shows no output of this call yet."
 
 
 class Role(StrEnum):
@@ -28,7 +28,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SessionMessage:
-    """``id`` is a UUID, ``created`` a time as it goes over the wire. ``extra`` is what else it carries."""
+    """A message: ``id`` is a UUID, ``created`` a time as on the wire, and ``extra`` has further fields."""
 
     id: str
     role: Role
@@ -42,7 +42,7 @@ LAYOUT = EventLayout(meanwhile=256, block=8)
 
 
 class EventSpot:
-    """Where an event stands among those of its entry. Before the first entry stand the user's messages."""
+    """The places of events among those of their entry. Before the first entry, the user's messages begin at 0."""
 
     MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED = range(4)
     MOST_INPUTS = 250
@@ -51,14 +51,16 @@ class EventSpot:
     TURN_OVER, IDLED = MOST_PLACES - 2, MOST_PLACES - 1
 
 
-def inputs(turn: Turn) -> list[SessionMessage]:
-    """What the user said in a turn."""
-    return [_input(turn, message, place) for place, message in enumerate(turn.messages[: EventSpot.MOST_INPUTS])]
+def user_messages(turn: Turn) -> list[SessionMessage]:
+    """The user's messages in a turn."""
+    return [_user_message(turn, message, place) for place, message in enumerate(turn.messages[: EventSpot.MOST_INPUTS])]
 
 
-def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> tuple[SessionMessage | None, SessionMessage | None]:
-    """What the ``offset``-th entry of a turn amounts to: a message, and what the tool that was called answered."""
-    created = moment(turn, entry)
+def entry_messages(
+    turn: Turn, offset: int, entry: LogEntry, step: Step
+) -> tuple[SessionMessage | None, SessionMessage | None]:
+    """The messages of the ``offset``-th entry of a turn: the agent's or the user's, and the result of a called tool."""
+    created = entry_time(turn, entry)
     if is_own_prompt(turn, offset, step):
         return None, None
     if step.kind is StepKind.USER:
@@ -69,25 +71,25 @@ def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> tuple[SessionM
         return _message(turn, offset, Role.AGENT, texts, created, metadata=about) if texts else None, None
     call = f"call_{derived_id(turn.id, offset, 'call').replace('-', '')}"
     made: Json = {"type": "tool_call", "id": call, "name": step.tool, "arguments": arguments_of(step)}
-    # always with a result: clients look for it without asking whether there is one
+    # always with a result: clients read it without checking that it exists
     answered: dict[str, Json] = {"type": "tool_result", "tool_call_id": call, "result": step.output}
     if not step.closed:
-        answered["error"] = OPEN
+        answered["error"] = NO_OUTPUT_YET
     id, spot = derived_id(turn.id, offset, "result"), Spot(turn.number, offset, EventSpot.TOOL_COMPLETED)  # noqa: A001
     result = SessionMessage(id, Role.TOOL_RESULT, [answered], created, spot)
     return _message(turn, offset, Role.AGENT, [*texts, made], created, metadata=about), result
 
 
 def answer(turn: Turn) -> SessionMessage | None:
-    """What the host says at the end of a turn, and its log does not tell."""
+    """The host's answer at the end of a turn whose log does not have it."""
     if not turn.answer:
         return None
     about: Json = {"kind": StepKind.ANSWER.value, "host_kind": None}
     return _message(turn, turn.length + 1, Role.AGENT, [_text(turn.answer)], timestamp(turn.updated), metadata=about)
 
 
-def moment(turn: Turn, entry: LogEntry) -> str:
-    """When an entry was made; where the host does not say so in a way we know, when its turn was."""
+def entry_time(turn: Turn, entry: LogEntry) -> str:
+    """The time of an entry; that of its turn, if the host gives none that can be read."""
     return timestamp(turn.created) if entry.created is None else timestamp(entry.created, "microseconds")
 
 
@@ -104,26 +106,26 @@ def message_fields(family: Family, session: str, message: SessionMessage) -> dic
     }
 
 
-def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
-    """What a client sent as the content of a message, as it is kept: parts with a text, or the data URI of an image.
+def parse_content(content: Sequence[Mapping[str, Json]]) -> list[Json]:
+    """The content of a client's message, as it is stored: parts with a text, or with the data URI of an image.
 
     Raises:
-        Rejected: a part is nothing that the host could be told, or there is none.
+        Rejected: a part is neither text nor an image for the host, or all parts are empty.
     """
-    parts = [_heard_part(part, index) for index, part in enumerate(content)]
+    parts = [_parse_part(part, index) for index, part in enumerate(content)]
     if all(is_blank(str(part.get("url") or part.get("text", ""))) for part in parts):
         raise rejected(EMPTY, "too_short", "body", "message", "content")
     return list(parts)
 
 
-def _input(turn: Turn, message: Mapping[str, Json], place: int) -> SessionMessage:
-    shown = [_shown(part) for part in content_of(message)]
+def _user_message(turn: Turn, message: Mapping[str, Json], place: int) -> SessionMessage:
+    shown = [_public_part(part) for part in content_of(message)]
     extra = {name: message[name] for name in ("controls", "metadata") if message.get(name) is not None}
     spot = Spot(turn.number, 0, place)
     return SessionMessage(as_uuid(str(message.get("id"))), Role.USER, shown, timestamp(turn.created), spot, extra)
 
 
-def _shown(part: Mapping[str, Json]) -> Json:
+def _public_part(part: Mapping[str, Json]) -> Json:
     url = part.get("url")
     if part.get("type") != "image" or not isinstance(url, str):
         return part
@@ -133,7 +135,7 @@ def _shown(part: Mapping[str, Json]) -> Json:
     return {"type": "image", "base64": url[found.end() :], "media_type": found[1]}
 
 
-def _heard_part(part: Mapping[str, Json], index: int) -> dict[str, Json]:
+def _parse_part(part: Mapping[str, Json], index: int) -> dict[str, Json]:
     where = ("body", "message", "content", index)
     match part.get("type"):
         case "text" if isinstance(part.get("text"), str):

@@ -1,4 +1,4 @@
-"""What Everruns has and the gateway has not: docs/clients.md lists it. The host has one agent, with what it has."""
+"""The parts of Everruns that the gateway does not offer: docs/clients.md lists them."""
 
 from codegen_api.dialects import Absent
 
@@ -13,7 +13,7 @@ FIRST = Absent(
     *_below("/v1/agents", "analyze check-name config import preview"),
     *_below("/v1/sessions", "chat stats"),
 )
-"""Where otherwise the id of an agent or a session stands."""
+"""Paths that the routes of an agent or a session would match otherwise."""
 
 REST = Absent(
     *_below(

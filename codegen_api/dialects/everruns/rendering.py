@@ -1,7 +1,6 @@
-"""Events in the words of each family: their kinds, by which clients choose some, and how they are written, in lists and
-in streams.
+"""Events as each family gets them, in lists and in streams, and the kinds of events that clients can select.
 
-A kind that nobody ever sends is refused: whoever waited for it would wait for ever.
+Unknown kinds are refused: a client that selected one would wait for ever.
 """
 
 import uuid
@@ -23,7 +22,7 @@ def _kinds(of: Mapping[str, str]) -> frozenset[str]:
     return frozenset(f"{what}.{happened}" for what, kinds in of.items() for happened in kinds.split())
 
 
-TOLD = _kinds(
+FLAT_KINDS = _kinds(
     {
         "input": "message",
         "output.message": "started delta completed",
@@ -32,9 +31,9 @@ TOLD = _kinds(
         "turn": "started completed failed cancelled",
     }
 )
-"""What the present family is told of."""
+"""The kinds of events that the flat family gets."""
 
-ELSEWHERE = _kinds(
+OTHER_FLAT_KINDS = _kinds(
     {
         "act": "started completed",
         "budget": "warning paused exhausted resumed",
@@ -53,29 +52,29 @@ ELSEWHERE = _kinds(
         " output_transcript.delta output_transcript.completed",
     }
 )
-"""What Everruns tells of besides: its clients leave out some of it, or ask for all that there is."""
+"""Further kinds of Everruns. They never occur here, but clients exclude some of them, or select all."""
 
-BELOW = {Role.USER: "message.user", Role.AGENT: "message.assistant", Role.TOOL_RESULT: "message.tool_result"}
-"""What the nested family is told of."""
+NESTED_KINDS = {Role.USER: "message.user", Role.AGENT: "message.assistant", Role.TOOL_RESULT: "message.tool_result"}
+"""The kinds of events that the nested family gets, by the role of the message."""
 
-BELOW_ELSEWHERE = frozenset({"message.tool_call"})
-"""What it knows besides: a call, which is a part of the agent's message here."""
+OTHER_NESTED_KINDS = frozenset({"message.tool_call"})
+"""A further kind of that family. Here a call is a part of the agent's message."""
 
 
 def kind_in(family: Family, event: SessionEvent) -> str | None:
-    """What a family calls an event; None when it does not know it."""
+    """The kind of an event in a family; None if the family does not have it."""
     if family is not NESTED:
         return event.kind
-    return None if event.message is None else BELOW[event.message.role]
+    return None if event.message is None else NESTED_KINDS[event.message.role]
 
 
-def chosen(family: Family, **kinds: list[str]) -> None:
-    """The kinds that a client wants or does not want, by the name of the parameter.
+def check_kinds(family: Family, **kinds: list[str]) -> None:
+    """Check the kinds that a client selects or excludes, by the name of the parameter.
 
     Raises:
-        InvalidRequest: one is no kind of event.
+        InvalidRequest: one is unknown.
     """
-    known = BELOW_ELSEWHERE.union(BELOW.values()) if family is NESTED else TOLD | ELSEWHERE
+    known = OTHER_NESTED_KINDS.union(NESTED_KINDS.values()) if family is NESTED else FLAT_KINDS | OTHER_FLAT_KINDS
     for name, given in kinds.items():
         if not known.issuperset(given):
             raise InvalidRequest(
@@ -87,8 +86,8 @@ def chosen(family: Family, **kinds: list[str]) -> None:
 # -- in lists ---------------------------------------------------------------------------------------------------------
 
 
-def event_fields(event: SessionEvent) -> dict[str, Json]:
-    """An event as the flat family knows it, in streams and in lists."""
+def flat_event_fields(event: SessionEvent) -> dict[str, Json]:
+    """An event for the flat family, in streams and in lists."""
     turn = event.turn
     context = {name: event.data[name] for name in ("turn_id", "input_message_id") if name in event.data}
     return {
@@ -102,9 +101,9 @@ def event_fields(event: SessionEvent) -> dict[str, Json]:
     }
 
 
-def payload_below(event: SessionEvent) -> dict[str, Json]:
-    """What the nested family is told of a message."""
-    assert event.message is not None  # noqa: S101 - it knows no other events
+def nested_payload(event: SessionEvent) -> dict[str, Json]:
+    """A message for the nested family."""
+    assert event.message is not None  # noqa: S101 - that family has no other events
     fields = message_fields(NESTED, event.turn.conversation, event.message)
     return {
         "message_id": fields["id"],
@@ -116,20 +115,20 @@ def payload_below(event: SessionEvent) -> dict[str, Json]:
     }
 
 
-def event_fields_below(event: SessionEvent) -> dict[str, Json]:
-    """A message as the nested family has it in lists of events."""
+def nested_event_fields(event: SessionEvent) -> dict[str, Json]:
+    """An event for the nested family, in lists."""
     return {
         "id": str(uuid.UUID(event_hex(event.turn.conversation, event.spot))),
         "session_id": NESTED.id("session", event.turn.conversation),
         "sequence": event.spot.number,
         "event_type": kind_in(NESTED, event),
-        "data": payload_below(event),
+        "data": nested_payload(event),
         "created_at": event.at,
     }
 
 
-def event_fields_in(family: Family, event: SessionEvent) -> dict[str, Json]:
-    return event_fields_below(event) if family is NESTED else event_fields(event)
+def event_fields(family: Family, event: SessionEvent) -> dict[str, Json]:
+    return nested_event_fields(event) if family is NESTED else flat_event_fields(event)
 
 
 # -- in streams -------------------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def event_fields_in(family: Family, event: SessionEvent) -> dict[str, Json]:
 
 @dataclass(frozen=True, slots=True)
 class EventFrame:
-    """An event as it goes over the wire; with no ``frame`` where the family does not know it."""
+    """An event as it goes over the wire. ``frame`` is empty if the family does not have it."""
 
     spot: Spot
     kind: str
@@ -145,26 +144,26 @@ class EventFrame:
 
 
 class FrameStyle(Style[EventFrame]):
-    """As server-sent events for a family, each made once for all who listen."""
+    """Server-sent events of a family, rendered once for all listeners."""
 
     def __init__(self, family: Family, step: Callable[[LogEntry], Step], cache: RenderCache) -> None:
-        super().__init__(step, partial(written, family))
+        super().__init__(step, partial(render_event, family))
         self._family = family
         self._cache = cache
 
-    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[EventFrame]:
-        key, entry = (self._family.name, turn.id, came.offset), super().entry
-        return self._cache.of(key, came.entry, lambda: entry(turn, came), _size)
+    def render_entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[EventFrame]:
+        key, render = (self._family.name, turn.id, came.offset), super().render_entry
+        return self._cache.of(key, came.entry, lambda: render(turn, came), _size)
 
 
-def written(family: Family, event: SessionEvent) -> EventFrame:
-    """An event in the words of a family. The nested one counts its events, and has a name for messages only."""
+def render_event(family: Family, event: SessionEvent) -> EventFrame:
+    """An event for a family. In streams of the nested one, ids are numbers."""
     kind = kind_in(family, event)
     if kind is None:
         return EventFrame(event.spot, event.kind, b"")
     if family is NESTED:
-        return EventFrame(event.spot, kind, frame(kind, to_json(payload_below(event)), event.spot.number))
-    fields = event_fields(event)
+        return EventFrame(event.spot, kind, frame(kind, to_json(nested_payload(event)), event.spot.number))
+    fields = flat_event_fields(event)
     return EventFrame(event.spot, kind, frame(kind, to_json(fields), str(fields["id"])))
 
 

@@ -1,4 +1,4 @@
-"""What clients get, as the OpenAPI document tells it."""
+"""Response models and descriptions for the OpenAPI document."""
 
 from typing import Any, Generic, TypeVar
 
@@ -36,7 +36,7 @@ _TURN = Turn(
 
 
 class _Told(BaseModel):
-    """What is null is left out."""
+    """Fields that are null are left out."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -217,11 +217,11 @@ EVENT: dict[str, Any] = {
 
 
 def _stream_example(family: Family) -> str:
-    """A turn in which the agent answers at once, as it is streamed."""
+    """The stream of a turn in which the agent answers at once."""
     teller = SessionTeller(_TURN, FrameStyle(family, lambda _: Step(StepKind.ANSWER, None, "4."), RenderCache(0)))
     entry = TurnEntry(1, LogEntry(b"{}", None, open=False, amendable=False))
-    told = [*teller.begin(), *teller.take([entry]), *teller.over(_TURN)]
-    return b"".join([CONNECTED, *(event.frame for event in told)]).decode()
+    events = [*teller.begin(), *teller.take([entry]), *teller.over(_TURN)]
+    return b"".join([CONNECTED, *(event.frame for event in events)]).decode()
 
 
 answers = Answers(
@@ -233,7 +233,7 @@ answers = Answers(
 
 
 def _made(model: type[BaseModel], description: str, *errors: int) -> Responses:
-    """The same for what an ``Idempotency-Key`` does once."""
+    """The same for a request with an ``Idempotency-Key``."""
     found = answers(201, model, description, *errors)
     sentence = "`true` where a repeat is answered as the first time."
     found[201]["headers"] = {"Idempotent-Replayed": {"schema": {"type": "string"}, "description": sentence}}
@@ -271,7 +271,7 @@ EVENTS_BELOW = answers(200, EventsBelow, "What was said by now, as events.")
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the shape of errors among its components, where no route puts it."""
+    """Add the model of errors to the components of the OpenAPI document, where no route puts it."""
     shape = EverrunsProblem.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
     document["components"]["schemas"] |= {**shape.pop("$defs"), EverrunsProblem.__name__: shape}
     return document

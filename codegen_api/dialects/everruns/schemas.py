@@ -1,6 +1,4 @@
-"""What clients send, of both generations: all fields of theirs have a name here, also those that mean nothing. And how
-large what is kept of it may be.
-"""
+"""Request models of both generations, with all fields that their clients send, and the limits of what is stored."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -16,40 +14,40 @@ from codegen_api.runs import Json, to_json
 MOST = 10**18
 
 NEVER = "never"
-"""Marks a field whose wish cannot be met."""
+"""Marks a field that cannot be supported."""
 
 Object = dict[str, Any]
 Tags = Annotated[list[str], Field(max_length=100)]
 Wait = Annotated[bool, Query(description="Not offered: follow the events, or ask for the session until it is idle.")]
 Timeout = Annotated[Any, Query(description="Of `wait`, and ignored.")]
-Offered = Annotated[Any, NEVER, Field(description="Not offered: the host's agent has what it has.")]
-Sought = Annotated[str | None, NEVER, Field(description="Not offered.")]
+Unsupported = Annotated[Any, NEVER, Field(description="Not offered: the host's agent has what it has.")]
+UnsupportedQuery = Annotated[str | None, NEVER, Field(description="Not offered.")]
 
 
-class _Wishes(BaseModel):
-    """Some of which may be such that they cannot be met."""
+class _Request(BaseModel):
+    """A request that may use fields marked ``NEVER``."""
 
     def not_offered(self) -> dict[str, Any]:
-        """Those, by their names on the wire."""
+        """The values of the fields marked ``NEVER``, by their names on the wire."""
         fields = type(self).model_fields.items()
         return {field.alias or name: getattr(self, name) for name, field in fields if NEVER in field.metadata}
 
 
-class _Built(_Wishes):
-    """What an agent or a session is to be made of, which the host has settled."""
+class _Configurable(_Request):
+    """The configuration of an agent or a session, which the host determines."""
 
-    capabilities: Offered = None
-    tools: Offered = None
-    initial_files: Offered = None
-    mcp_servers: Annotated[Offered, Field(alias="mcpServers")] = None
-    network_access: Offered = None
-    max_iterations: Offered = None
+    capabilities: Unsupported = None
+    tools: Unsupported = None
+    initial_files: Unsupported = None
+    mcp_servers: Annotated[Unsupported, Field(alias="mcpServers")] = None
+    network_access: Unsupported = None
+    max_iterations: Unsupported = None
     harness_id: Ignored = None
     harness_name: Ignored = None
     parallel_tool_calls: Ignored = None
 
 
-class CreateAgent(_Built):
+class CreateAgent(_Configurable):
     """A new agent; with the `id` of one that exists, its new fields."""
 
     model_config = ConfigDict(
@@ -67,7 +65,7 @@ class CreateAgent(_Built):
     tags: Tags = []
 
 
-class UpdateAgent(_Built):
+class UpdateAgent(_Configurable):
     """The fields to change; what is null stays as it is."""
 
     name: Annotated[str, Field(min_length=1)] | None = None
@@ -79,14 +77,14 @@ class UpdateAgent(_Built):
     status: Literal["active", "archived"] | None = None
 
 
-class CreateSessionBelow(_Built):
+class CreateSessionBelow(_Configurable):
     """A new session with the agent that the path names."""
 
     title: str | None = None
     tags: Tags = []
     model_id: str | None = Field(None, description="The name of a model, as the host knows it; else the agent's.")
-    agent_identity_id: Offered = None
-    workspace_id: Offered = None
+    agent_identity_id: Unsupported = None
+    workspace_id: Unsupported = None
     hints: Ignored = None
     locale: Ignored = None
 
@@ -103,12 +101,12 @@ class CreateSession(CreateSessionBelow):
     system_prompt: str | None = Field(None, description="Goes behind the agent's.")
 
 
-class UpdateSession(_Wishes):
+class UpdateSession(_Request):
     """The fields to change; what is null stays as it is."""
 
     title: str | None = None
     tags: Tags | None = None
-    agent_identity_id: Offered = None
+    agent_identity_id: Unsupported = None
     locale: Ignored = None
 
 
@@ -123,7 +121,7 @@ class Input(BaseModel):
     )
 
 
-class CreateMessage(_Wishes):
+class CreateMessage(_Request):
     """A message to the agent."""
 
     model_config = ConfigDict(
@@ -135,12 +133,12 @@ class CreateMessage(_Wishes):
     metadata: Object | None = Field(
         None, description="Given back with the message. That of a session's first message the host keeps with the run."
     )
-    addressed_participant_id: Offered = None
+    addressed_participant_id: Unsupported = None
     external_actor: Ignored = None
     tags: Ignored = None
 
 
-class StreamQuery(_Wishes):
+class StreamQuery(_Request):
     """Which live events."""
 
     since_id: str | None = Field(
@@ -162,18 +160,18 @@ class EventsQuery(StreamQuery):
     )
     turn_id: str | None = Field(None, description="Only those of this turn.")
     order_desc: bool = Field(False, description="Newest first.")
-    around: Sought = None
-    window: Sought = None
-    from_ts: Sought = None
-    to_ts: Sought = None
-    exec_id: Sought = None
-    trace_id: Sought = None
-    tags: Sought = None
-    tool_name: Sought = None
-    q: Sought = None
+    around: UnsupportedQuery = None
+    window: UnsupportedQuery = None
+    from_ts: UnsupportedQuery = None
+    to_ts: UnsupportedQuery = None
+    exec_id: UnsupportedQuery = None
+    trace_id: UnsupportedQuery = None
+    tags: UnsupportedQuery = None
+    tool_name: UnsupportedQuery = None
+    q: UnsupportedQuery = None
 
-    def of_lists(self) -> dict[str, Any]:
-        """What is asked of a list, and makes no sense of what is still to come."""
+    def list_options(self) -> dict[str, Any]:
+        """The fields that have a meaning for lists only."""
         return {
             "before_sequence": self.before_sequence is not None,
             "limit": self.limit,
@@ -182,7 +180,7 @@ class EventsQuery(StreamQuery):
         }
 
 
-# -- what is kept -----------------------------------------------------------------------------------------------------
+# -- limits -----------------------------------------------------------------------------------------------------------
 
 
 SIZES: Mapping[str, int] = {
@@ -197,15 +195,15 @@ SIZES: Mapping[str, int] = {
     "controls": 64 * 1024,
     "metadata": 64 * 1024,
 }
-"""Bytes that a field may have: of its text, or of its JSON."""
+"""Maximum bytes of each field: of its text, or of its JSON."""
 
 
-def keepable(**given: Json) -> None:
-    """What a client wants kept, by the name of its field.
+def check_storable(**given: Json) -> None:
+    """Check values that a client wants stored, by the names of their fields.
 
     Raises:
-        InvalidRequest: it is too large.
-        Rejected: it cannot be kept.
+        InvalidRequest: one is too large.
+        Rejected: one cannot be stored.
     """
     for name, value in given.items():
         checked(value)

@@ -1,6 +1,4 @@
-"""Sessions: conversations with an agent, and how they are, beside their agents (flat) or below them (nested). What was
-said in them is asked of the host.
-"""
+"""Sessions: conversations with an agent, with paths beside the agents (flat) or below them (nested)."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -10,38 +8,38 @@ from starlette.responses import Response
 
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import responses, schemas
-from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_called, agent_of
+from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, find_agent, find_agent_named
 from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
-from codegen_api.dialects.everruns.families import FLAT, id_for, kept_id
-from codegen_api.dialects.everruns.schemas import keepable
-from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, listed, session_fields, told
+from codegen_api.dialects.everruns.families import FLAT, id_for_key, stored_id
+from codegen_api.dialects.everruns.schemas import check_storable
+from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, list_response, session_fields, without_nulls
 from codegen_api.errors import Conflict, IdempotencyKeyReused, NotFound
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation
-from codegen_api.stores import Query as Wanted
+from codegen_api.stores import Query as StoreQuery
 from codegen_api.web import REPLAYED, IdempotencyKey, json_response, operation
 
 flat = routes_about("sessions", "/v1/sessions")
 nested = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 
 
-async def session_of(
+async def find_session(
     client: CurrentClient,
     session_id: Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")],
 ) -> Conversation:
     """The session that the path names.
 
     Raises:
-        NotFound: there is none, or it is somebody else's, or it has another agent than that below which it is.
+        NotFound: there is none, or it is another user's, or its agent is not that of the path.
     """
-    session = await client.conversations.conversation(kept_id(session_id, "session"))
-    if session is None or (client.agent is not None and session.agent != kept_id(client.agent, "agent")):
+    session = await client.conversations.conversation(stored_id(session_id, "session"))
+    if session is None or (client.agent is not None and session.agent != stored_id(client.agent, "agent")):
         raise NotFound.named("Session", session_id)
     return session
 
 
-CurrentSession = Annotated[Conversation, Depends(session_of)]
+CurrentSession = Annotated[Conversation, Depends(find_session)]
 
 
 @flat.post("", **operation("Create a session", WRITE, responses.SESSION_MADE), status_code=201)
@@ -51,10 +49,10 @@ async def create_session(
     """Begin a session, with an agent or with the host's own. The host is not told until something is said."""
     agent = None
     if body.agent_id is not None:
-        agent = await agent_of(client.conversations, body.agent_id)
+        agent = await find_agent(client.conversations, body.agent_id)
     elif body.agent_name is not None:
-        agent = await agent_called(client.conversations, body.agent_name)
-    return await _begin(client, wanted, body, agent, key)
+        agent = await find_agent_named(client.conversations, body.agent_name)
+    return await _create(client, wanted, body, agent, key)
 
 
 @nested.post("", **operation("Create a session of an agent", WRITE, responses.SESSION_MADE_BELOW), status_code=201)
@@ -66,7 +64,7 @@ async def create_session_below(
     key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
-    return await _begin(client, wanted, body, await agent_of(client.conversations, agent_id), key)
+    return await _create(client, wanted, body, await find_agent(client.conversations, agent_id), key)
 
 
 @flat.get("", **operation("List sessions", READ, responses.SESSIONS))
@@ -81,7 +79,7 @@ async def list_sessions(
     ] = None,
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
-    agent = kept_id(agent_id, "agent") if agent_id else None
+    agent = stored_id(agent_id, "agent") if agent_id else None
     offset = offset if page_token is None else page_token
     return await _list(client, offset, limit, agent, search)
 
@@ -91,44 +89,45 @@ async def list_sessions_below(
     client: CurrentClient, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
-    agent = await agent_of(client.conversations, agent_id)
+    agent = await find_agent(client.conversations, agent_id)
     return await _list(client, offset, limit, agent.id)
 
 
-async def _begin(
+async def _create(
     client: EverrunsClient,
     wanted: str | None,
     body: schemas.CreateSessionBelow,
     agent: Agent | None,
     key: str | None,
 ) -> Response:
-    """Begin a session with an agent. Its runs are going to be in the organization that is ``wanted``, or meant.
+    """Create a session. Its runs will belong to the organization ``wanted``, or to the default one.
 
     Raises:
         Conflict: the agent is archived.
-        IdempotencyKeyReused: another one was begun with this key.
+        IdempotencyKeyReused: a different session was created with this key.
     """
     not_offered(**body.not_offered())
     system_prompt = body.system_prompt if isinstance(body, schemas.CreateSession) else None
-    keepable(title=body.title, tags=body.tags, model_id=body.model_id, system_prompt=system_prompt)
+    check_storable(title=body.title, tags=body.tags, model_id=body.model_id, system_prompt=system_prompt)
     if agent is not None and agent.archived:
         raise Conflict("This agent is archived: begin no sessions with it, or take it back first.")
     organization = await client.conversations.organization(wanted)
+    settings = {"organization": organization, "model_id": body.model_id, "system_prompt": system_prompt}
     now, owner = client.conversations.clock(), client.conversations.owner
     session = Conversation(
-        id_for(key, "session", owner),
+        id_for_key(key, "session", owner),
         created=now,
         updated=now,
         agent=None if agent is None else agent.id,
         title=body.title,
         tags=tuple(body.tags),
-        metadata={OWN: told({"organization": organization, "model_id": body.model_id, "system_prompt": system_prompt})},
+        metadata={OWN: without_nulls(settings)},
     )
     if not await client.conversations.add_conversation(session):
-        there = NotFound.unless(await client.conversations.conversation(session.id), "Session", session.id)
-        if (session.agent, session.metadata) != (there.agent, there.metadata):
+        existing = NotFound.unless(await client.conversations.conversation(session.id), "Session", session.id)
+        if (session.agent, session.metadata) != (existing.agent, existing.metadata):
             raise IdempotencyKeyReused
-        again = await get_session(client, there)
+        again = await get_session(client, existing)
         return json_response(bytes(again.body), 201, REPLAYED)
     return json_response(to_json(session_fields(client, session, None, None)), 201)
 
@@ -136,15 +135,15 @@ async def _begin(
 async def _list(
     client: EverrunsClient, offset: int, limit: int, agent: str | None, search: str | None = None
 ) -> Response:
-    """Sessions, newest first. Each is told as of when somebody last looked: who asks again soon gets it as it is."""
-    wanted = Wanted(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
+    """Sessions, newest first, each as last seen. Running ones are then refreshed for the next request."""
+    wanted = StoreQuery(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
     found = await client.conversations.conversations(wanted)
     ends = await client.conversations.overview([session.id for session in found.items])
     items: list[Json] = [session_fields(client, each, *ends.get(each.id, (None, None))) for each in found.items]
     paging: dict[str, Json] = {"offset": offset, "limit": limit}
     if client.family is FLAT and items and offset + len(items) < found.total:
         paging["next_page_token"] = str(offset + len(items))
-    return listed(items, found.total, **paging)
+    return list_response(items, found.total, **paging)
 
 
 async def get_session(client: CurrentClient, session: CurrentSession) -> Response:
@@ -153,21 +152,21 @@ async def get_session(client: CurrentClient, session: CurrentSession) -> Respons
     """
     first = latest = await client.conversations.latest(session.id)
     if latest is not None and latest.number > 1:
-        first, _ = (await client.conversations.ends([session.id])).get(session.id, (None, 0))
+        first, _ = (await client.conversations.ends([session.id])).get(session.id, (None, None))
     return json_response(to_json(session_fields(client, session, first, latest)))
 
 
 async def update_session(client: CurrentClient, session: CurrentSession, body: schemas.UpdateSession) -> Response:
     """Give a session another title, or other tags."""
     not_offered(**body.not_offered())
-    keepable(title=body.title, tags=body.tags)
+    check_storable(title=body.title, tags=body.tags)
 
-    def to(then: Conversation) -> Conversation:
-        title = then.title if body.title is None else body.title
-        tags = then.tags if body.tags is None else tuple(body.tags)
-        return replace(then, title=title, tags=tags, updated=client.conversations.clock())
+    def change(current: Conversation) -> Conversation:
+        title = current.title if body.title is None else body.title
+        tags = current.tags if body.tags is None else tuple(body.tags)
+        return replace(current, title=title, tags=tags, updated=client.conversations.clock())
 
-    changed = await client.conversations.change_conversation(session.id, to)
+    changed = await client.conversations.change_conversation(session.id, change)
     return await get_session(client, NotFound.unless(changed, "Session", session.id))
 
 

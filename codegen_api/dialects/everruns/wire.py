@@ -1,4 +1,4 @@
-"""What goes over the wire, but for what is said: errors, agents and sessions as JSON. Pure functions."""
+"""Errors, agents and sessions as JSON: pure functions. ``messages`` and ``rendering`` have the rest."""
 
 import hashlib
 import re
@@ -19,12 +19,12 @@ from codegen_api.telemetry import request_id
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 
 OWN = "everruns"
-"""Under this name stands what this dialect keeps with an agent or a conversation, and that it has made it."""
+"""The name of this dialect's data in agents and conversations. It also marks those that were created here."""
 
 PROBLEM = "application/problem+json"
 
 HARNESS_ID = FLAT.id("harness", derived_id("harness"))
-"""The one harness that there is: the host's own."""
+"""The only harness: the host's own."""
 
 _SHOWN_ORGANIZATION = re.compile(r"org_0*([0-9]{1,32})", re.ASCII)
 
@@ -61,12 +61,12 @@ def render_error(error: GatewayError) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class EverrunsClient:
-    """Who asks and is answered: what is theirs, and the address at which they found us. ``agent`` is how they call the
-    agent below which they ask, if they do.
+    """The client of a request: its conversations, and the gateway's URL as it sees it. ``agent`` is the agent's id in
+    the path, if there is one.
     """
 
     conversations: CallerConversations
-    home: str
+    base_url: str
     agent: str | None
 
     @property
@@ -74,14 +74,14 @@ class EverrunsClient:
         return FLAT if self.agent is None else NESTED
 
     def links(self, path: str) -> dict[str, Json]:
-        """Where a thing is to be found. There are no pages, so whoever wants to show it gets the thing itself."""
-        url = f"{self.home}{path}"
+        """The links to a resource. There are no web pages, so all of them lead to the resource itself."""
+        url = f"{self.base_url}{path}"
         return {"self_url": url, "view_url": url, "ui_link": url}
 
 
 def agent_fields(agent: Agent, sessions: int, client: EverrunsClient) -> dict[str, Json]:
-    """An agent with so many ``sessions``, which both families share. Those of other dialects have no settings of this
-    one.
+    """An agent with its number of ``sessions``, for both families. It may come from another dialect, without settings
+    of this one.
     """
     id = FLAT.id("agent", as_uuid(agent.id))  # noqa: A001 - as everywhere
     fields: dict[str, Json] = {
@@ -102,7 +102,7 @@ def agent_fields(agent: Agent, sessions: int, client: EverrunsClient) -> dict[st
         "app_count": 0,
         **client.links(f"/v1/agents/{id}"),
     }
-    return told(fields)
+    return without_nulls(fields)
 
 
 def session_fields(
@@ -128,26 +128,26 @@ def session_fields(
     if family is FLAT:
         organization = own(session.metadata).get("organization")
         fields |= {
-            "organization_id": shown_organization(str(organization or "0")),
+            "organization_id": format_organization(str(organization or "0")),
             "owner_principal_id": FLAT.id("principal", derived_id("principal", client.conversations.owner)),
-            # it has a workspace for itself alone, and this is how its id is made
+            # each session has its own workspace, with the same id
             "workspace_id": family.id("wsp", session.id),
             "harness_id": HARNESS_ID,
             "capabilities": [],
             "features": [],
             **client.links(f"/v1/sessions/{fields['id']}"),
         }
-    return told(fields)
+    return without_nulls(fields)
 
 
 def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
-    """What this dialect keeps with an agent or a conversation."""
+    """This dialect's data in an agent or a conversation."""
     found = kept.get(OWN)
     return found if isinstance(found, Mapping) else {}
 
 
-def told(fields: Mapping[str, Json]) -> dict[str, Json]:
-    """Without what is null: these clients look for names that are not there."""
+def without_nulls(fields: Mapping[str, Json]) -> dict[str, Json]:
+    """The fields that are not null: these clients tell an absent field from a null."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -155,20 +155,20 @@ def moment(seconds: float) -> str:
     return timestamp(seconds, "microseconds")
 
 
-def shown_organization(kept: str) -> str:
-    """An organization's id in the form that these clients know; of a number it can be read back."""
+def format_organization(kept: str) -> str:
+    """An organization's id in the form that these clients expect. A numeric id can be read back from it."""
     if kept.isascii() and kept.isdecimal() and len(kept) <= len(uuid.UUID(int=0).hex):
         return f"org_{kept:0>32}"
     return f"org_{hashlib.sha256(kept.encode()).hexdigest()[:32]}"
 
 
-def heard_organization(text: str) -> str:
-    """The organization that a client means: the host's own id, or that in the form above."""
+def parse_organization(text: str) -> str:
+    """The organization in a client's id: the host's own, or in the form of ``format_organization``."""
     found = _SHOWN_ORGANIZATION.fullmatch(text)
     return text if found is None else found[1]
 
 
-def listed(items: Sequence[Json], total: int, **more: Json) -> Response:
+def list_response(items: Sequence[Json], total: int, **more: Json) -> Response:
     """A list for all generations of clients: some read ``data``, and some ``items``."""
     encoded = to_json(items)
     rest = to_json({"total": total, **more})[1:-1]
