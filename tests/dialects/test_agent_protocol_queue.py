@@ -126,6 +126,18 @@ async def test_whoever_waits_for_or_follows_a_run_that_waits_gets_their_own_and_
         assert {state["metadata"]["run_id"] for state in history} >= {second["run_id"], third["run_id"]}
 
 
+async def test_more_runs_than_can_be_cancelled_at_once_are_refused_and_none_is_stopped() -> None:
+    async with speaking() as site, client_of(site) as client:
+        hosted = await busy(site, client)
+        (run,) = await client.runs.list("t")
+        answer = await site.ask("POST", "/runs/cancel", json={"thread_id": "t", "run_ids": [run["run_id"]] * 101})
+        assert (answer.status_code, answer.json()["details"][0]["loc"]) == (422, ["body", "run_ids"])
+        assert hosted.status == "ACTIVE"
+        answer = await site.ask("POST", "/runs/cancel", json={"thread_id": "t", "run_ids": [run["run_id"]] * 100})
+        assert answer.status_code == 204
+        assert hosted.status != "ACTIVE"
+
+
 @pytest.mark.parametrize("how", ["cancel", "cancel many", "cancel pending", "delete", "leave"])
 async def test_a_run_that_waits_is_cancelled_in_every_way_and_never_begins(how: str) -> None:
     async with speaking() as site, client_of(site) as client:

@@ -8,7 +8,7 @@ from fastapi import Depends, Query
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.dialects import not_offered
+from codegen_api.dialects import not_offered, rejected
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.create_runs import Modes
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
@@ -30,6 +30,9 @@ published = routes_about("agents and runs")
 Flag = Annotated[str | None, Query()]
 Action = Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")]
 TRUE = ("1", "true", "True")
+
+MOST_CANCELLED = 100
+"""Maximum runs that one request may name: each is looked up at the host."""
 
 
 async def in_thread(thread_id: str, run_id: str) -> None:
@@ -165,7 +168,9 @@ async def cancel_runs(conversations: MyConversations, body: schemas.ManyRuns, ac
     """Stop the named runs of a thread, or all that are under way."""
     _refuse_rollback(action)
     if body.run_ids is not None:
-        turns: Sequence[Turn] = [await _find_run(conversations, body.thread_id, run) for run in body.run_ids[:100]]
+        if len(body.run_ids) > MOST_CANCELLED:
+            raise rejected(f"There may be {MOST_CANCELLED} runs at most.", "too_long", "body", "run_ids")
+        turns: Sequence[Turn] = [await _find_run(conversations, body.thread_id, run) for run in body.run_ids]
     else:
         states = {"pending": [TurnState.QUEUED, TurnState.STARTING], "running": [TurnState.RUNNING]}
         wanted = states.get(body.status or "all", [state for state in TurnState if not state.over])
