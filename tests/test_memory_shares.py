@@ -13,7 +13,7 @@ from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.conversations.progress import Pages
 from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.rendering import FrameStyle
+from codegen_api.dialects.everruns.rendering import FrameRenderer
 from codegen_api.following import Position
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost, caller, in_front_of
@@ -62,7 +62,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     tracemalloc.start()
     # opened before they have anything, and fed in turn
     renderers = [EntryRenderer(turn, modes, host.step, rendered) for turn in turns]
-    framed = [FrameStyle(family, host.step, rendered) for family in (FLAT, NESTED)]
+    frame_renderers = [FrameRenderer(family, host.step, rendered) for family in (FLAT, NESTED)]
     slow = [await gateway.follow(caller(), "9", str(number), Position(0)) for number in range(1, 5)]
     for stream in slow:
         assert stream is not None
@@ -75,8 +75,8 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
         async for news in pages.read(caller(), turn):
             for came in news:
                 renderers[number].render(came)
-                for style in framed:
-                    style.render_entry(turn, TurnEntry(came.offset, came.entry))
+                for renderer in frame_renderers:
+                    renderer.render_entry(turn, TurnEntry(came.offset, came.entry))
     del news, came
     held = {
         "logs": (broker.held_bytes, of_logs),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry, images_of
 from codegen_api.conversations.late_changes import ROOM
-from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, last_spot, unrendered
+from codegen_api.dialects.everruns.events import EventRenderer, SessionEvent, SessionTeller, last_spot, unrendered
 from codegen_api.dialects.everruns.families import (
     FLAT,
     MOST_NUMBER,
@@ -31,7 +31,7 @@ from codegen_api.dialects.everruns.rendering import (
     NESTED_KINDS,
     OTHER_FLAT_KINDS,
     EventFrame,
-    FrameStyle,
+    FrameRenderer,
     flat_event_fields,
     nested_event_fields,
     render_event,
@@ -80,7 +80,7 @@ LOG = [
 
 def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[SessionEvent]:
     """What a teller tells when ``by`` entries come at a time."""
-    teller = SessionTeller(turn, Style(step, unrendered))
+    teller = SessionTeller(turn, EventRenderer(step, unrendered))
     came = [TurnEntry(offset, each) for offset, each in enumerate(log, 1)]
     events = list(teller.begin())
     for start in range(0, len(came), by):
@@ -333,7 +333,7 @@ def is_message(event: SessionEvent) -> bool:
 
 def test_of_a_turn_that_the_host_never_began_nothing_is_told() -> None:
     turn = replace(TURN, state=TurnState.FAILED, end=None, run=None)
-    assert list(SessionTeller(turn, Style(step, unrendered)).over(turn)) == []
+    assert list(SessionTeller(turn, EventRenderer(step, unrendered)).over(turn)) == []
     assert (NESTED.status(turn), FLAT.status(turn)) == ("pending", "idle")
 
 
@@ -348,7 +348,7 @@ def test_the_same_is_told_however_the_log_comes(by: int) -> None:
 
 
 def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_entry() -> None:
-    teller = SessionTeller(TURN, Style(step, unrendered))
+    teller = SessionTeller(TURN, EventRenderer(step, unrendered))
     open_call = entry(kind="action", tool="run", closed=False)
     closed = entry(kind="action", tool="run", output="ok")
     assert [event.kind for event in teller.take([TurnEntry(1, open_call)])][-1] == "tool.started"
@@ -356,7 +356,7 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     (completed,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert completed.data["result"] == [{"type": "text", "text": "ok"}]
     assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
-    teller = SessionTeller(TURN, Style(step, unrendered))
+    teller = SessionTeller(TURN, EventRenderer(step, unrendered))
     list(teller.take([TurnEntry(1, open_call)]))
     first, *_ = teller.take([TurnEntry(2, LOG[1])])
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
@@ -418,11 +418,11 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
     changes = TurnChanges()
 
     def listening(after: Spot = START) -> tuple[Any, Any]:
-        teller = SessionTeller(turn, FrameStyle(family, step, cache), changes, after)
+        teller = SessionTeller(turn, FrameRenderer(family, step, cache), changes, after)
         return teller, lambda events: [each for each in events if each.frame and each.spot > after]
 
     so_far = [TurnEntry(n, each) for n, each in enumerate(log, 1)]
-    unknown = SessionTeller(turn, FrameStyle(family, step, cache))
+    unknown = SessionTeller(turn, FrameRenderer(family, step, cache))
     elsewhere = [each for each in (*unknown.take(so_far), *unknown.over(turn)) if each.frame]
 
     stays = data.draw(st.booleans(), label="somebody stays")
@@ -459,7 +459,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 
 
 def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -> None:
-    teller = SessionTeller(TURN, Style(step, unrendered))
+    teller = SessionTeller(TURN, EventRenderer(step, unrendered))
     list(teller.take([TurnEntry(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
     fields = json.loads(LOG[2].json)
     events = list(teller.take([TurnEntry(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
@@ -472,7 +472,7 @@ def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -
 @pytest.mark.parametrize("count", [17, ROOM + 5])
 def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
     turn = replace(TURN, end=TURN.begin + count + 1)
-    teller = SessionTeller(turn, Style(step, unrendered))
+    teller = SessionTeller(turn, EventRenderer(step, unrendered))
     calls = [TurnEntry(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
     late = [TurnEntry(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]
@@ -528,7 +528,7 @@ def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
         return step(each)
 
     cache = RenderCache(10**6)
-    flat, nested = FrameStyle(FLAT, counted, cache), FrameStyle(NESTED, counted, cache)
+    flat, nested = FrameRenderer(FLAT, counted, cache), FrameRenderer(NESTED, counted, cache)
     first = flat.render_entry(TURN, TurnEntry(2, LOG[1]))
     assert flat.render_entry(TURN, TurnEntry(2, LOG[1])) is first
     assert len(asked) == 1
@@ -536,6 +536,6 @@ def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
     assert flat.render_entry(TURN, TurnEntry(2, LOG[2])) != first
     assert len(asked) == 3
     huge = TurnEntry(9, entry(text="x" * 200))
-    small = FrameStyle(FLAT, counted, RenderCache(100))
+    small = FrameRenderer(FLAT, counted, RenderCache(100))
     assert small.render_entry(TURN, huge) == small.render_entry(TURN, huge)
     assert len(asked) == 5

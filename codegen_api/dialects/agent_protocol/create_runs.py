@@ -1,7 +1,6 @@
 """Starting runs. A run is a turn of a thread, which is created if necessary.
 
-Fields that SDKs always send and that mean nothing here are ignored; unsupported features are refused by name:
-docs/clients.md.
+Fields that SDKs always send and that mean nothing here are ignored, unsupported ones refused: docs/clients.md.
 """
 
 import json

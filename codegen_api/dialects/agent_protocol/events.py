@@ -25,7 +25,7 @@ from codegen_api.conversations import (
     TurnEvent,
     TurnTeller,
 )
-from codegen_api.dialects.agent_protocol.messages import answer, human, interrupts
+from codegen_api.dialects.agent_protocol.messages import answer_message, human_message, interrupts
 from codegen_api.dialects.agent_protocol.rendering import (
     AFTER_BLOCKS,
     LAYOUT,
@@ -114,7 +114,7 @@ class ThreadTeller:
         self._teller: TurnTeller[EntryEvents] = TurnTeller(renderer.render, changes, slot)
         # whole states: all messages, and of each its entry and whether a tool sent it
         self._has_states = bool(self._modes & WHOLE_STATES)
-        self._messages = [*before, *(to_json(human(message)) for message in self._turn.messages)]
+        self._messages = [*before, *(to_json(human_message(message)) for message in self._turn.messages)]
         self._origins = [(0, False)] * len(self._messages)
         self._checkpoints: list[int] = []
         self._messages_sent = self._messages_resent = len(self._messages)
@@ -151,7 +151,7 @@ class ThreadTeller:
         self.after = min(self.after, event_number(last, END) - 1)
         self._handle(self._teller.close())
         if turn.answer is not None:
-            message = answer(turn.id, turn.answer)
+            message = answer_message(turn.id, turn.answer)
             written = to_json(message)
             self._add_message((last, False), written)
             self._out += self._renderer.message_frames(last, message, written)

@@ -104,12 +104,10 @@ async def search_items(conversations: MyConversations, body: schemas.SearchItems
             return await _page(nearest, params, "meaning")
     if not condition and not query:
         found = await conversations.items(params.namespace_prefix, params.limit, params.offset)
-        return await _items_response([item_fields(item) for item in found.items], params.offset, found.total)
+        return await _answer([item_fields(item) for item in found.items], params.offset, found.total)
     words = query.casefold().split()
     items = _items_below(conversations, params.namespace_prefix)
-    matching = (
-        (item, None) async for item in items if matches(condition, item.value) and contains_words(item.value, words)
-    )
+    matching = ((item, None) async for item in items if matches(condition, item.value) and has_words(item.value, words))
     return await _page(matching, params, "words" if query else None)
 
 
@@ -140,13 +138,11 @@ async def _page(
         shown.append(item_fields(item) if score is None else {**item_fields(item), "score": score})
         held += len(to_json(item.value))
         if len(shown) == params.limit or held >= ANSWER_BYTES:
-            return await _items_response(shown, params.offset, None, searched_by)  # there may be more
-    return await _items_response(shown, params.offset, params.offset + len(shown), searched_by)
+            return await _answer(shown, params.offset, None, searched_by)  # there may be more
+    return await _answer(shown, params.offset, params.offset + len(shown), searched_by)
 
 
-async def _items_response(
-    items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None
-) -> Response:
+async def _answer(items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None) -> Response:
     """A page of items. It may be shorter than asked for; the headers say where the next begins."""
     extra = {} if searched_by is None else {"searched_by": searched_by}
     return json_response(await encoded({"items": items, **extra}), headers=page_headers(offset, len(items), total))
@@ -198,7 +194,7 @@ def check_operators(condition: Json, where: tuple[str | int, ...]) -> None:
             check_operators(part, (*where, name))
 
 
-def contains_words(value: Json, words: Sequence[str]) -> bool:
+def has_words(value: Json, words: Sequence[str]) -> bool:
     """Whether all ``words`` (case folded) occur in the texts of ``value``."""
     text = "\n".join(_texts(value)).casefold()
     return all(word in text for word in words)

@@ -25,7 +25,7 @@ def entry_messages(turn: Turn, offset: int, step: Step) -> tuple[Message | None,
     if is_own_prompt(turn, offset, step):
         return None, None
     if step.kind is StepKind.USER:
-        return human({"id": f"{turn_id}-{offset}", "content": _text_parts(step.text)}), None
+        return human_message({"id": f"{turn_id}-{offset}", "content": _text_parts(step.text)}), None
     if step.kind is not StepKind.ACTION:
         return _ai(turn_id, offset, step, []) if step.text else None, None
     call = f"call_{turn_id}_{offset}"
@@ -44,12 +44,12 @@ def entry_messages(turn: Turn, offset: int, step: Step) -> tuple[Message | None,
     return _ai(turn_id, offset, step, [called]), tool
 
 
-def answer(turn_id: str, text: str) -> Message:
+def answer_message(turn_id: str, text: str) -> Message:
     """The host's answer at the end of a turn whose log does not have it."""
     return _ai(turn_id, "answer", Step(StepKind.ANSWER, None, text), [])
 
 
-def chunk(message: Message) -> Message:
+def message_chunk(message: Message) -> Message:
     """A message as a piece of a stream: each comes in a single piece."""
     if message["type"] != "ai":
         return message
@@ -68,13 +68,13 @@ def chunk(message: Message) -> Message:
     return {**message, "type": "AIMessageChunk", "tool_call_chunks": pieces}
 
 
-def removal(turn_id: str, offset: int) -> Message:
+def removal_message(turn_id: str, offset: int) -> Message:
     """Makes clients that assemble messages from pieces drop the message of an entry."""
     about: Message = {"content": "", "additional_kwargs": {}, "response_metadata": {}, "name": None}
     return {"id": f"{turn_id}-{offset}", "type": "remove", **about}
 
 
-def human(message: Mapping[str, Json]) -> Message:
+def human_message(message: Mapping[str, Json]) -> Message:
     """A stored message of the user, for clients."""
     shown: list[Json] = [
         {"type": "image_url", "image_url": {"url": part.get("url")}} if part.get("type") == "image" else dict(part)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from codegen_api.conversations import EventLayout, Form, RenderCache, TurnEntry
-from codegen_api.dialects.agent_protocol.messages import Message, chunk, entry_messages, removal
+from codegen_api.dialects.agent_protocol.messages import Message, entry_messages, message_chunk, removal_message
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn
 
@@ -106,7 +106,7 @@ class EntryRenderer:
 
     def removal_frame(self, offset: int) -> bytes:
         """Removes a message that clients have assembled from pieces, before it is sent again."""
-        pair = b"[%b,%b]" % (to_json(removal(self.turn.id, offset)), self._message_metadata(offset, "agent"))
+        pair = b"[%b,%b]" % (to_json(removal_message(self.turn.id, offset)), self._message_metadata(offset, "agent"))
         return self.frame("messages", pair, offset, EventPlace.TUPLE)[1]
 
     def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> NumberedFrame:
@@ -123,7 +123,7 @@ class EntryRenderer:
             out.append(self.frame("messages/metadata", named, offset, EventPlace.METADATA + behind))
             out.append(self.frame(f"messages/{kind}", b"[%b]" % written, offset, EventPlace.PARTIAL + behind))
         if "messages-tuple" in self.modes:
-            piece = chunk(message)
+            piece = message_chunk(message)
             pair = b"[%b,%b]" % (written if piece is message else to_json(piece), about)
             out.append(self.frame("messages", pair, offset, EventPlace.TUPLE + behind))
         if "updates" in self.modes:

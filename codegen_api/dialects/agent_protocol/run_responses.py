@@ -23,7 +23,7 @@ from codegen_api.dialects.agent_protocol.events import (
     failure,
     position,
 )
-from codegen_api.dialects.agent_protocol.messages import human, interrupts
+from codegen_api.dialects.agent_protocol.messages import human_message, interrupts
 from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wire import moment
@@ -52,23 +52,22 @@ def location_headers(turn: Turn, kind: str) -> dict[str, str]:
     return {"Location": f"{place}/{kind}", "Content-Location": place}
 
 
-def states_with_status(words: Mapping[TurnState, str], status: str | None, where: str) -> list[TurnState] | None:
-    """The states whose word in ``words`` is ``status``; None, for all states, without one. ``where`` is the part of the
-    request that has it.
+def states_with_status(statuses: Mapping[TurnState, str], status: str | None, where: str) -> list[TurnState] | None:
+    """The states with this status, or None for all. ``where`` is the part of the request that has the status.
 
     Raises:
         Rejected: no run ever has this status.
     """
     if status is None:
         return None
-    if status not in ("timeout", *words.values()):  # the protocol has "timeout", but no run ends like this
-        raise rejected(f"must be one of {', '.join(sorted(set(words.values())))}", "enum", where, "status")
-    return [state for state in TurnState if words[state] == status]
+    if status not in ("timeout", *statuses.values()):  # the protocol has "timeout", but no run ends like this
+        raise rejected(f"must be one of {', '.join(sorted(set(statuses.values())))}", "enum", where, "status")
+    return [state for state in TurnState if statuses[state] == status]
 
 
 class RunResponder:
-    """Responses about runs to one request. With ``stop_on_disconnect`` a client that leaves before the end stops the
-    run. With ``delete_thread`` its thread is deleted when the end has been sent.
+    """Responses about runs to one request. With ``stop_on_disconnect``, a client that leaves before the end stops the
+    run. With ``delete_thread``, the thread is deleted when the end has been sent.
     """
 
     def __init__(self, request: Request, conversations: CallerConversations) -> None:
@@ -82,7 +81,7 @@ class RunResponder:
         options: dict[str, Any] = dict(turn.options)
         assistant = options.get("assistant_id") or turn.agent
         given: dict[str, Json] = {
-            "input": {"messages": [human(message) for message in turn.messages]},
+            "input": {"messages": [human_message(message) for message in turn.messages]},
             "config": options.get("config") or {},
             "context": options.get("context") or {},
         }

@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint, parent_of, pending_of
-from codegen_api.dialects.agent_protocol.messages import Message, answer, entry_messages, human, interrupts
+from codegen_api.dialects.agent_protocol.messages import (
+    Message,
+    answer_message,
+    entry_messages,
+    human_message,
+    interrupts,
+)
 from codegen_api.dialects.agent_protocol.wire import task_id
 from codegen_api.runs import Json, Step
 from codegen_api.stores import Turn, TurnState
@@ -33,10 +39,10 @@ async def messages_of(conversations: CallerConversations, stretches: Sequence[St
 def _portions(stretch: Stretch, steps: Sequence[Step]) -> list[list[Message]]:
     """The new messages at each checkpoint of a turn: the user's, then those of each entry."""
     turn = stretch.turn
-    portions = [[*map(human, turn.messages)]]
+    portions = [[*map(human_message, turn.messages)]]
     portions += ([*filter(None, entry_messages(turn, offset, step))] for offset, step in enumerate(steps, 1))
     if stretch.upto is None and turn.answer is not None:
-        portions[-1].append(answer(turn.id, turn.answer))
+        portions[-1].append(answer_message(turn.id, turn.answer))
     return portions
 
 

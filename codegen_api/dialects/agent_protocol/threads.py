@@ -14,7 +14,7 @@ from codegen_api.conversations import CallerConversations, TurnCheckpoint, new_i
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agent_protocol.messages import human
+from codegen_api.dialects.agent_protocol.messages import human_message
 from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storable
 from codegen_api.dialects.agent_protocol.state import current_state, history, messages_of, state_at
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, selected, thread_fields
@@ -278,7 +278,7 @@ async def _summaries(conversations: CallerConversations, threads: Sequence[Conve
     for thread in threads:
         first, latest = ends.get(thread.id, (None, None))
         turns = {turn.id: turn for turn in (first, latest) if turn is not None}
-        messages = [human(message) for turn in turns.values() for message in turn.messages]
+        messages = [human_message(message) for turn in turns.values() for message in turn.messages]
         summaries.append(thread_fields(thread, latest, {"messages": messages} if turns else None))
     return summaries
 

@@ -32,7 +32,7 @@ from codegen_api.dialects.everruns.messages import (
     EventSpot,
     Role,
     SessionMessage,
-    answer,
+    answer_message,
     entry_messages,
     message_fields,
     user_messages,
@@ -84,7 +84,7 @@ class EntryAsEvents(Generic[T]):
 
 
 @dataclass
-class Style(Generic[T]):
+class EventRenderer(Generic[T]):
     """How events are rendered: ``render`` renders one. ``step`` interprets an entry."""
 
     step: Callable[[LogEntry], Step]
@@ -147,7 +147,7 @@ def entry_events(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryA
 
 def closing_events(turn: Turn, offset: int) -> list[SessionEvent]:
     """The events after the last entry, the ``offset``-th, of a turn that is over."""
-    at, last, message = timestamp(turn.updated), offset + 1, answer(turn)
+    at, last, message = timestamp(turn.updated), offset + 1, answer_message(turn)
     data: dict[str, Json]
     match turn.state:
         case TurnState.FAILED | TurnState.UNKNOWN:
@@ -173,16 +173,18 @@ def last_spot(turn: Turn) -> Spot:
 class SessionTeller(Generic[T]):
     """The events of a turn after ``after``, in order, as its log comes. ``changes`` were seen in it."""
 
-    def __init__(self, turn: Turn, style: Style[T], changes: TurnChanges | None = None, after: Spot = START) -> None:
+    def __init__(
+        self, turn: Turn, renderer: EventRenderer[T], changes: TurnChanges | None = None, after: Spot = START
+    ) -> None:
         self.claimed = after.offset if after.turn == turn.number else 0
         slot = LAYOUT.slot(after.offset, after.place) if after.turn == turn.number else LAYOUT.slot(0, 0)
         # lists have the same events as live streams
         self._teller: TurnTeller[EntryAsEvents[T]] = TurnTeller(
-            lambda came: style.render_entry(turn, came), changes, slot, repeats=True
+            lambda came: renderer.render_entry(turn, came), changes, slot, repeats=True
         )
         self._after = after
         self._turn = turn
-        self._style = style
+        self._renderer = renderer
         self._begun = False
 
     def begin(self) -> Iterator[T]:
@@ -204,14 +206,14 @@ class SessionTeller(Generic[T]):
         if not heard_of(turn):
             return iter(())
         events = [*self._opening(), *self._expand(self._teller.close())]
-        last = map(self._style.render, closing_events(turn, self._teller.offset))
+        last = map(self._renderer.render, closing_events(turn, self._teller.offset))
         events += sorted([*self._expand(self._teller.rest()), *last], key=lambda event: event.spot)
         return self._unseen(events)
 
     def _opening(self) -> Iterator[T]:
         if not self._begun:
             self._begun = True
-            yield from map(self._style.render, opening_events(self._turn))
+            yield from map(self._renderer.render, opening_events(self._turn))
 
     def _unseen(self, events: Iterable[T]) -> Iterator[T]:
         return (event for event in events if event.spot > self._after)
@@ -224,14 +226,14 @@ class SessionTeller(Generic[T]):
                 case ActionClosed(rendered=found):
                     yield from found.at_close
                 case EntryRepeated():
-                    yield from map(self._style.render, self._repeat(each))
+                    yield from map(self._renderer.render, self._repeat(each))
                 case EntryChanged():
                     pass
 
     def _repeat(self, again: EntryRepeated[EntryAsEvents[T]]) -> Iterator[SessionEvent]:
         """The events of an entry as it is now, at their new spots."""
         first = LAYOUT.first(again.slot)
-        found = self._style.events_of(self._turn, again.came)
+        found = self._renderer.events_of(self._turn, again.came)
         for lacks, events in ((again.words, found.at_once), (again.outcome, found.at_close)):
             if lacks and events and not (again.earlier and events[0].spot > self._after):
                 for event in events:

@@ -80,7 +80,7 @@ def entry_messages(
     return _message(turn, offset, Role.AGENT, [*texts, made], created, metadata=about), result
 
 
-def answer(turn: Turn) -> SessionMessage | None:
+def answer_message(turn: Turn) -> SessionMessage | None:
     """The host's answer at the end of a turn whose log does not have it."""
     if not turn.answer:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from codegen_api.conversations import RenderCache, TurnEntry
-from codegen_api.dialects.everruns.events import EntryAsEvents, SessionEvent, Style
+from codegen_api.dialects.everruns.events import EntryAsEvents, EventRenderer, SessionEvent
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family, Spot, event_hex
 from codegen_api.dialects.everruns.messages import Role, message_fields
 from codegen_api.errors import Detail, InvalidRequest
@@ -143,7 +143,7 @@ class EventFrame:
     frame: bytes
 
 
-class FrameStyle(Style[EventFrame]):
+class FrameRenderer(EventRenderer[EventFrame]):
     """Server-sent events of a family, rendered once for all listeners."""
 
     def __init__(self, family: Family, step: Callable[[LogEntry], Step], cache: RenderCache) -> None:

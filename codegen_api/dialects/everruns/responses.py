@@ -8,7 +8,7 @@ from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.dialects.everruns.events import SessionTeller
 from codegen_api.dialects.everruns.families import Family, Spot, event_hex
 from codegen_api.dialects.everruns.messages import EventSpot
-from codegen_api.dialects.everruns.rendering import FrameStyle
+from codegen_api.dialects.everruns.rendering import FrameRenderer
 from codegen_api.dialects.everruns.streams import CONNECTED
 from codegen_api.dialects.everruns.wire import PROBLEM, error_fields
 from codegen_api.errors import ConversationBusy
@@ -218,7 +218,7 @@ EVENT: dict[str, Any] = {
 
 def _stream_example(family: Family) -> str:
     """The stream of a turn in which the agent answers at once."""
-    teller = SessionTeller(_TURN, FrameStyle(family, lambda _: Step(StepKind.ANSWER, None, "4."), RenderCache(0)))
+    teller = SessionTeller(_TURN, FrameRenderer(family, lambda _: Step(StepKind.ANSWER, None, "4."), RenderCache(0)))
     entry = TurnEntry(1, LogEntry(b"{}", None, open=False, amendable=False))
     events = [*teller.begin(), *teller.take([entry]), *teller.over(_TURN)]
     return b"".join([CONNECTED, *(event.frame for event in events)]).decode()

@@ -10,10 +10,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from codegen_api.conversations import CallerConversations, StreamLife, Stretch, TurnEntry, heard_of, tell
-from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, last_spot, unrendered
+from codegen_api.dialects.everruns.events import EventRenderer, SessionEvent, SessionTeller, last_spot, unrendered
 from codegen_api.dialects.everruns.families import NESTED, START, Family, Spot
 from codegen_api.dialects.everruns.messages import SessionMessage
-from codegen_api.dialects.everruns.rendering import EventFrame, FrameStyle
+from codegen_api.dialects.everruns.rendering import EventFrame, FrameRenderer
 from codegen_api.errors import GatewayError, NotFound, ShuttingDown, StreamCut
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import frame, retry
@@ -102,8 +102,8 @@ async def _events(conversations: CallerConversations, turn: Turn, wanted: EventF
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
     ):
         return ()  # the log is not needed
-    style = Style(conversations.step, unrendered)
-    teller = SessionTeller(turn, style, conversations.changes_of(turn), wanted.after)
+    renderer = EventRenderer(conversations.step, unrendered)
+    teller = SessionTeller(turn, renderer, conversations.changes_of(turn), wanted.after)
     entries = await conversations.entries(Stretch(turn, None))
     events = list(teller.take([TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)]))
     return [*events, *teller.over(turn)] if is_over else events
@@ -137,7 +137,7 @@ class Listener:
     exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self._style = FrameStyle(self.family, self.conversations.step, self.conversations.rendered)
+        self._renderer = FrameRenderer(self.family, self.conversations.step, self.conversations.rendered)
         self._life = StreamLife(self.conversations)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
@@ -213,7 +213,7 @@ class Listener:
 
         def teller(is_believed: bool) -> SessionTeller[EventFrame]:
             changes = self.conversations.changes_of(turn)
-            return SessionTeller(turn, self._style, changes, after if is_believed else START)
+            return SessionTeller(turn, self._renderer, changes, after if is_believed else START)
 
         async with aclosing(tell(self.conversations, turn, teller, at_once=runs)) as batches:
             async for events in batches:
