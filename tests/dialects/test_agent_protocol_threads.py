@@ -325,3 +325,21 @@ async def test_an_order_that_is_none_is_refused_by_name(order: str) -> None:
         answer = await site.post("/threads/search", {"order_by": order})
         assert answer.status_code == 422
         assert answer.json()["details"][0]["loc"] == ["body", "order_by"]
+
+
+async def test_one_state_is_found_before_another_of_a_later_turn() -> None:
+    async with speaking() as site, client_of(site) as client:
+        await client.threads.create(thread_id="t")
+        for text in ("first", "second"):
+            turn = await say(site, "t", text)
+            assert turn.run is not None
+            hosted = site.host.runs[turn.run.id]
+            hosted.append(type="ANSWER", text=f"the {text} answer")
+            hosted.status = "COMPLETE"
+            await over(site, turn)
+        newest, *_, oldest = await client.threads.get_history("t")
+        assert newest["metadata"]["run_id"] != oldest["metadata"]["run_id"]
+        found = await client.threads.get_history("t", before=newest["checkpoint"], checkpoint=oldest["checkpoint"])
+        assert found == [oldest]
+        for before, at in ((oldest, newest), (oldest, oldest), (newest, newest)):
+            assert await client.threads.get_history("t", before=before["checkpoint"], checkpoint=at["checkpoint"]) == []

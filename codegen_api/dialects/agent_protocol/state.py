@@ -89,9 +89,10 @@ async def history(
     for turn in await conversations.turns(thread):
         if turn.run is None and not turn.state.active:
             continue  # the host never began it
-        if at is not None and at.turn != turn.id:
-            continue
         if not passed and before is not None and before.turn != turn.id:
+            continue
+        if at is not None and at.turn != turn.id:
+            passed = True
             continue
         earlier, pending = await messages_before(conversations, turn), await pending_of(conversations, turn)
         whole = Stretch(turn, None)
