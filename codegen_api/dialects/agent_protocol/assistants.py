@@ -323,9 +323,9 @@ def _configured(agent: Agent, **given: Json) -> Agent:
     Raises:
         Rejected: a setting is not a text, or a value cannot be stored.
     """
-    kept = {**agent.configuration, **given}
-    graph, config, context = (kept.get(name) for name in ("graph_id", "config", "context"))
-    agent = replace(agent, configuration=kept)
+    configuration = {**agent.configuration, **given}
+    graph, config, context = (configuration.get(name) for name in ("graph_id", "config", "context"))
+    agent = replace(agent, configuration=configuration)
     if {"config", "context"} & given.keys():
         prompt, model = _setting("system_prompt", config, context), _setting("model", config, context)
         agent = replace(agent, system_prompt=prompt, model=model)

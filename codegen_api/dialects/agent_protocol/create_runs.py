@@ -160,7 +160,9 @@ async def create_stateless_run(responder: Responder, wanted: WantedOrganization,
 
 
 @router.post("/runs/stream", **operation("Start a stateless run and stream it", WRITE, responses.STREAMED))
-async def stream_stateless_run(responder: Responder, wanted: WantedOrganization, _: NoReconnect, body: RunBody) -> Response:
+async def stream_stateless_run(
+    responder: Responder, wanted: WantedOrganization, _: NoReconnect, body: RunBody
+) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
     turn = await begin(responder, wanted, body.thread_id, body)
     return responder.events(turn, delete_thread=body.delete_thread, stop_on_disconnect=body.stop_on_disconnect)

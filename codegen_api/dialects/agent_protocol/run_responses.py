@@ -146,7 +146,9 @@ class RunResponder:
                 return ThreadTeller(renderer, after=start, before=before, changes=changes, statuses=self.statuses)
 
             try:
-                async with aclosing(with_heartbeats(tell(conversations, turn, teller, at_once=True), BEAT)) as pieces:
+                async with aclosing(
+                    with_heartbeats(tell(conversations, turn, teller, at_once=True), HEARTBEAT_SECONDS)
+                ) as pieces:
                     async for piece in pieces:
                         if piece is None:
                             yield HEARTBEAT

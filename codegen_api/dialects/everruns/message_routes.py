@@ -62,18 +62,18 @@ async def create_message(
         turn = await said_before(client.conversations, session.id, message)
         if turn is not None:
             return _message_created(client, turn, REPLAYED)
-    kept = own(session.metadata)
+    settings = own(session.metadata)
     agent = None if session.agent is None else await client.conversations.agent(session.agent)
-    prompts = [agent.system_prompt if agent is not None else None, _text(kept, "system_prompt")]
+    prompts = [agent.system_prompt if agent is not None else None, _text(settings, "system_prompt")]
     ask = Ask(
         messages=[message],
         text=text_of(message),
         images=images_of(message),
         agent=agent,
         system_prompt="\n\n".join(prompt for prompt in prompts if prompt) or None,
-        run=NewRun("", body.metadata, model=_model(body.controls) or _text(kept, "model_id")),
+        run=NewRun("", body.metadata, model=_model(body.controls) or _text(settings, "model_id")),
     )
-    return _message_created(client, await client.conversations.begin(_text(kept, "organization"), session.id, ask))
+    return _message_created(client, await client.conversations.begin(_text(settings, "organization"), session.id, ask))
 
 
 async def list_messages(client: CurrentClient, session: CurrentSession) -> Response:
@@ -186,8 +186,8 @@ def _message_created(client: EverrunsClient, turn: Turn, headers: Mapping[str, s
     return json_response(to_json(message), 201, headers)
 
 
-def _text(kept: Mapping[str, Json], name: str) -> str | None:
-    value = kept.get(name)
+def _text(settings: Mapping[str, Json], name: str) -> str | None:
+    value = settings.get(name)
     return value if isinstance(value, str) else None
 
 

@@ -140,9 +140,9 @@ def session_fields(
     return without_nulls(fields)
 
 
-def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
+def own(stored: Mapping[str, Json]) -> Mapping[str, Json]:
     """This dialect's data in an agent or a conversation."""
-    found = kept.get(OWN)
+    found = stored.get(OWN)
     return found if isinstance(found, Mapping) else {}
 
 
@@ -155,11 +155,11 @@ def moment(seconds: float) -> str:
     return timestamp(seconds, "microseconds")
 
 
-def format_organization(kept: str) -> str:
+def format_organization(stored: str) -> str:
     """An organization's id in the form that these clients expect. A numeric id can be read back from it."""
-    if kept.isascii() and kept.isdecimal() and len(kept) <= len(uuid.UUID(int=0).hex):
-        return f"org_{kept:0>32}"
-    return f"org_{hashlib.sha256(kept.encode()).hexdigest()[:32]}"
+    if stored.isascii() and stored.isdecimal() and len(stored) <= len(uuid.UUID(int=0).hex):
+        return f"org_{stored:0>32}"
+    return f"org_{hashlib.sha256(stored.encode()).hexdigest()[:32]}"
 
 
 def parse_organization(text: str) -> str:
