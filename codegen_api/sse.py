@@ -119,12 +119,18 @@ NoReconnect = Annotated[None, Depends(_refuse_reconnect)]
 
 async def with_heartbeats(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
     """Yield the items of ``source``, and None after each ``seconds`` without one."""
-    items = Pulled(source)
+
+    async def boxed() -> AsyncGenerator[tuple[T], None]:  # an item may be None, which a tap takes for none
+        async with contextlib.aclosing(source):
+            async for item in source:
+                yield (item,)
+
+    items = Pulled(boxed())
     try:
         while True:
             try:
                 async with asyncio.timeout(seconds) as silence:
-                    item = await anext(items)
+                    (item,) = await anext(items)
             except StopAsyncIteration:
                 return
             except TimeoutError:

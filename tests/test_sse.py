@@ -41,6 +41,14 @@ async def test_each_silence_is_said_and_nothing_is_lost_by_it() -> None:
     assert closed == [(1, 7, 2)] * 2
 
 
+async def test_signs_of_life_that_the_source_gives_itself_are_passed_on() -> None:
+    async def source() -> AsyncGenerator[int | None, None]:
+        for item in (None, 1, None, 2):
+            yield item
+
+    assert [each async for each in with_heartbeats(source(), 3)] == [None, 1, None, 2]
+
+
 async def test_what_goes_wrong_behind_a_silence_is_told() -> None:
     async def failing() -> AsyncGenerator[int, None]:
         await asyncio.sleep(4)
