@@ -182,6 +182,30 @@ def test_a_tool_is_told_at_once_and_its_output_when_it_is_there() -> None:
     assert reader.told[-2]["type"] == "response.mcp_call.completed"
 
 
+@pytest.mark.parametrize("output", [{"output": "A cat."}, {}], ids=["with an output", "without one"])
+def test_a_thought_that_becomes_a_call_while_the_host_writes_it_is_a_call_that_is_done(output: dict[str, Any]) -> None:
+    log = [entry("action", "I look.", tool="look", input={"at": "it"}, **output), entry("answer", "Done.")]
+    reader = Reader().join()
+    reader.take({1: entry("thought", "I lo", is_open=True)})
+    reader.take({1: log[0]})
+    reader.take({2: log[1]})
+    response = reader.over(over(TurnState.COMPLETED, 2), log)
+    assert [reader.seen.items[index] for index in sorted(reader.seen.items)] == response["output"]
+    assert reader.seen.done == {0, 1, 2}
+
+
+def test_a_thought_that_becomes_a_call_is_done_as_soon_as_its_output_is_there() -> None:
+    log = [entry("action", tool="look", output="A cat.")]
+    reader = Reader().join()
+    reader.take({1: entry("thought", "I lo", is_open=True)})
+    reader.take({1: entry("action", tool="look")})
+    assert (reader.seen.items[0]["status"], reader.seen.done) == ("in_progress", set())
+    reader.take({1: log[0]})
+    assert (reader.seen.items[0]["output"], reader.seen.done) == ("A cat.", {0})
+    reader.over(over(TurnState.COMPLETED, 1), log)
+    assert sum(event["type"] == "response.output_item.done" for event in reader.told) == 1
+
+
 def test_an_output_that_is_late_is_in_the_last_event_and_no_item_is_done_twice() -> None:
     reader = Reader().join()
     log = [entry("action", tool="look"), entry("thought", "On I go.")]
@@ -262,6 +286,7 @@ def test_whoever_joins_whenever_has_the_same_at_the_end(
     once, at its place, and in the end all of them as they are.
     """
     log: list[LogEntry] = []
+    told: set[int] = set()
     changes = TurnChanges()
     readers = [Reader(changes).join()]
     for number, (wanted, kind, text, is_open, more) in enumerate(news):
@@ -275,9 +300,11 @@ def test_whoever_joins_whenever_has_the_same_at_the_end(
         offset = len(log) + 1 if is_new else wanted
         before = {} if is_new else json.loads(log[offset - 1].json)
         # what a tool has answered may change, and is there for good
-        made = entry(
-            before.get("kind", kind), text, is_open=is_open, **({"output": 2} if "output" in before else {}) | more
-        )
+        was_told = offset in told or offset < len(log) or before.get("kind") != "thought"
+        now = kind if kind == "action" and not was_told else before.get("kind", kind)
+        if not is_open:
+            told.add(offset)
+        made = entry(now, text, is_open=is_open, **({"output": 2} if "output" in before else {}) | more)
         log[offset - 1 : offset] = [made]
         for reader in readers:
             reader.take({offset: made})

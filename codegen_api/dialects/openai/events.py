@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from functools import partial
 
-from codegen_api.conversations import HoldingTeller, Stretch, TurnChanges, TurnEnded, TurnEntry
+from codegen_api.conversations import EntryRepeated, HoldingTeller, Stretch, TurnChanges, TurnEnded, TurnEntry
 from codegen_api.conversations.conversations import CallerConversations, pending_of
 from codegen_api.conversations.streams import ReaderAhead, frames, updates
 from codegen_api.dialects.openai.items import WRITING, Item, ResponseEntry, last_items, settled
@@ -48,7 +48,7 @@ class ResponseTeller(HoldingTeller[ResponseEntry]):
         self._after = after
         self._has_begun = False
         self._items = 0  # so many were told
-        self._called: tuple[int, Item] | None = None  # the last call, and its place among the items
+        self._called: tuple[int, int, Item] | None = None  # the call that is not done: its place among items, offset
 
     def begin(self) -> bytes:
         if self._has_begun:
@@ -58,7 +58,7 @@ class ResponseTeller(HoldingTeller[ResponseEntry]):
         return self._from(0, _numbered(0, [("created", told), ("in_progress", told)]))
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
-        told = [self._release(), *map(self._tell, self._telling.close())]
+        told = [self._release(), *map(self._tell, self._telling.close()), self._settle()]
         offset = turn.length
         for item in last_items(turn, pending):
             offset += 1
@@ -71,16 +71,31 @@ class ResponseTeller(HoldingTeller[ResponseEntry]):
         return b"".join(told)
 
     def _added(self, entry: ResponseEntry) -> bytes:
+        done = self._settle()
         index, self._items = self._items, self._items + len(entry.items)
         if entry.call is not None:
-            self._called = self._items - 1, entry.call
-        return self._from(entry.offset * STRIDE, entry.frames("added", index, added_frames))
+            self._called = self._items - 1, entry.offset, entry.call
+        return done + self._from(entry.offset * STRIDE, entry.frames("added", index, added_frames))
 
     def _answered(self, entry: ResponseEntry) -> bytes:
-        assert self._called is not None  # noqa: S101 - only an action that was told is closed
-        index, called = self._called
+        if self._called is None:
+            return b""
+        (index, _, called), self._called = self._called, None
         frames = entry.frames("answered", index, lambda each, at: answered_frames(each.offset, at, each.call or called))
         return self._from(entry.offset * STRIDE + ANSWERED, frames)
+
+    def _again(self, event: EntryRepeated[ResponseEntry]) -> bytes:
+        entry = event.rendered
+        # no ActionClosed comes for a call that was held back as a thought
+        is_due = self._called is not None and self._called[1] == entry.offset and entry.closed
+        return self._answered(entry) if is_due else b""
+
+    def _settle(self) -> bytes:
+        """The end of a call that gets no output in time."""
+        if self._called is None:
+            return b""
+        (index, offset, called), self._called = self._called, None
+        return self._from(offset * STRIDE + ANSWERED, answered_frames(offset, index, called))
 
     def _from(self, first: int, frames: Sequence[bytes]) -> bytes:
         """Of events whose numbers begin with ``first``, those that the reader has not."""
