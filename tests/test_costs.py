@@ -161,7 +161,7 @@ async def test_what_is_looked_for_is_looked_for_on_ten_pages(at_once: int) -> No
     starting = Starting(gateway, clock=lambda: 0.0)
     turn = Turn("t", "c", 0.0, 0.0, resumes=True, prompt="Go on", organization="9", run=hosted.ref)
     with pytest.raises(OutcomeUnknown):
-        await starting._look(caller(), turn)
+        await starting._find_run(caller(), turn)
     assert spent(host) <= SEARCHED_PAGES * -(-PAGE // at_once) + SOME
     await starting.aclose()
 

@@ -1,7 +1,7 @@
-"""Agents, conversations and their turns, between the dialects that keep state and the gateway.
+"""Agents, conversations and their turns: the layer between the gateway and the dialects that keep state.
 
-``Conversations.of(caller)`` is the one door. ``Ask`` is what a turn is to be, ``TurnCheckpoint`` a place in a
-conversation. What comes of a turn comes as ``Progress``; ``tell`` makes a stream of it.
+``Conversations.of(caller)`` is the entry point. An ``Ask`` describes a new turn, a ``TurnCheckpoint`` is a place in a
+conversation. Following a turn yields ``Progress``, which ``tell`` makes into a stream for one reader.
 """
 
 from codegen_api.conversations.caller_store import TRIES, checked, owner_of

@@ -1,8 +1,8 @@
-"""Conversations for dialects that keep state: with whom, what was said, and where each turn is in the log of a run.
+"""Conversations for dialects that keep state: the agent, the user's messages, and where each turn is in a run's log.
 
-The first turn creates a run at the host, later ones resume it. Nothing that the host keeps is stored: what came of a
-turn is a stretch of that run's log, read when somebody wants it. Everything belongs to a principal, and to others it
-does not exist; on the way to a log the gateway asks for the caller's right besides.
+The first turn creates a run at the host, later turns resume it. Nothing that the host keeps is stored: the agent's part
+of a turn is a stretch of the run's log, read on demand. Everything belongs to one principal and does not exist for
+others. Before a log is read, the gateway also checks the caller's right to see the run.
 """
 
 import asyncio
@@ -33,21 +33,21 @@ from codegen_api.stores import Item, Near, Store, Talk, Turn, TurnState
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import PendingRequest
 
-ASKED_AFTER = 10
-"""Of a list, so many turns that go on are looked after."""
+MOST_REFRESHED = 10
+"""How many unfinished turns of a list are refreshed."""
 
 EXPIRY_SLACK = 1.0
-"""Seconds before its end in which a credential counts as expired. A stream ends with the credential by the event loop's
-clock, and may end a little early: this is more than both can be apart.
+"""A credential counts as expired this many seconds early. A stream ends with its credential by the event loop's clock,
+which can be slightly ahead of the time of day; the difference is always less than this.
 """
 
 
 class Conversations:
-    """What all callers' conversations share. ``of`` gives those of one caller.
+    """What the conversations of all callers share. ``of`` returns those of one caller.
 
-    Conversations that nobody touched for ``kept_days`` are removed; None keeps them. ``turns_bytes`` of
-    turns that are over are kept, and ``rendered_bytes`` of what dialects make of entries. ``absent`` is as in
-    ``Queue``. With an ``embedder`` items are found by meaning. ``clock`` gives seconds since the epoch.
+    Conversations untouched for ``kept_days`` are removed; None keeps them. The caches hold ``turns_bytes`` of ended
+    turns and ``rendered_bytes`` of entries as dialects rendered them. ``absent`` is as in ``Queue``. An ``embedder``
+    enables search by meaning. ``clock`` returns seconds since the epoch.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Conversations:
 
     @property
     def observation(self) -> Observation | None:
-        """What was last seen of the store; None before it is open."""
+        """The last observation of the store; None before it is open."""
         return self.store.observation
 
     async def open(self) -> None:
-        """Make ready: once, before anything else."""
+        """Open the store and start the background tasks. Call it once, before anything else."""
         await self.store.open()
         chores = [keep_checking(self.store)]
         if self.queue.absent is not None:
-            chores.append(self.queue.look_round(self.queue.absent))
+            chores.append(self.queue.sweep(self.queue.absent))
         if self.search is not None:
             chores.append(self.search.work())
         if self._kept_days is not None:
@@ -107,7 +107,7 @@ class Conversations:
 
 @dataclass(frozen=True)
 class CallerConversations(CallerStore):
-    """The one door for dialects: what is kept for a caller, their turns, and what was said in them."""
+    """Everything a dialect can do for one caller: what is stored for them, their turns, and the entries of those."""
 
     shared: Conversations
 
@@ -123,15 +123,15 @@ class CallerConversations(CallerStore):
         return self.shared.rendered
 
     def changes_of(self, turn: Turn) -> TurnChanges:
-        """What was seen to change in a turn after it was told."""
+        """The entries of a turn that this process saw change after they were sent."""
         return self.shared.late_changes.of(turn.id)
 
     async def organization(self, wanted: str | None) -> str:
-        """The organization that is ``wanted``, or else meant."""
+        """The ``wanted`` organization, or the caller's default."""
         return await self.shared.gateway.accounts.organization(self.caller, wanted)
 
     def attend(self) -> AbstractAsyncContextManager[Attendant]:
-        """A viewer's place, for who waits until there is something to follow."""
+        """Count as a viewer while waiting for something to follow."""
         return self.shared.gateway.attend(self.caller)
 
     @property
@@ -150,28 +150,29 @@ class CallerConversations(CallerStore):
     # -- turns --------------------------------------------------------------------------------------------------------
 
     async def begin(self, wanted: str | None, conversation: str | Talk, ask: Ask) -> Turn:
-        """A new turn: written down, and told to the host, or waiting for those before it. ``wanted`` is the
-        organization that a new run is to be in, ``conversation`` one that is stored or all that is known of it.
+        """Store a new turn, then start it at the host, or queue it behind the turns before it.
+
+        ``wanted`` is the organization for a new run. ``conversation`` is the id of a stored one, or a ``Talk``.
 
         Raises:
-            Overtaken: it is to be added or changed, and others did that.
+            Overtaken: the conversation was added or changed by someone else first.
             NotFound: there is no such conversation or checkpoint.
-            ConversationBusy: a turn is under way, or waits. ``QueueFull``: too many do.
-            NotOffered: what is to be done about that cannot be done here.
-            Conflict: its run waits for an answer, and nothing is said. ``Rejected``: images are said.
-            GatewayError: the host has not begun it, and the turn has failed.
+            ConversationBusy: a turn is in progress or queued. ``QueueFull``: too many are queued.
+            NotOffered: ``ask.if_busy`` is not possible here.
+            Conflict: the run waits for an answer, and ``ask`` has no text. ``Rejected``: it has images.
+            GatewayError: the host did not start the turn, which has failed.
         """
         checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
         if isinstance(conversation, str):
             conversation = NotFound.unless(await self.talk(conversation), "Conversation", conversation)
-        there = conversation.conversation
+        stored = conversation.conversation
         known = [turn if turn.state.over else await self._settled(turn) for turn in conversation.turns]
         if not all(turn.state.over for turn in known):
             if ask.if_busy == "enqueue":
                 return await self._enqueue(wanted, conversation, ask, known)
-            known = await self._out_of_the_way(there.id, ask.if_busy)
+            known = await self._make_way(stored.id, ask.if_busy)
         begun = [turn for turn in known if turn.state.begun]
-        plan = await self.shared.planning.plan(self, wanted, there, ask, begun)
+        plan = await self.shared.planning.plan(self, wanted, stored, ask, begun)
         talk = replace(conversation, turns=known)
         try:
             return await self.shared.turns.starting.begin(self, plan, talk)
@@ -181,7 +182,7 @@ class CallerConversations(CallerStore):
             return await self._enqueue(wanted, talk, ask, known)
 
     async def settled_talk(self, conversation: str) -> Talk | None:
-        """A conversation and its turns, the latest as it is now. Those that were withdrawn do not count."""
+        """A conversation and its turns, without withdrawn ones. The latest turn is brought up to date first."""
         talk = await self.talk(conversation)
         if talk is None or talk.latest is None or talk.latest.state.over:
             return talk
@@ -189,42 +190,42 @@ class CallerConversations(CallerStore):
         return await self.talk(conversation)
 
     async def find_turn(self, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
-        """A turn, as it is now (``settled``) or was when last looked at; raises ``NotFound`` where there is none."""
+        """A turn, brought up to date if ``settled``, else as stored. Raises ``NotFound`` if there is none."""
         turn = NotFound.unless(await self.turn(id), "Run", id)
         return await self._settled(turn) if settled else turn
 
     async def require_right(self, turn: Turn) -> None:
-        """To be asked before anything of a turn is told: raises ``GatewayError`` where the caller may not see its run,
-        or the host cannot say so just now.
+        """Raise ``GatewayError`` if the caller may not see the turn's run, or the host cannot say so now. Call this
+        before sending anything about a turn.
         """
         if turn.run is not None:
             await self.shared.gateway.view(self.caller, turn.run.organization, turn.run.id)
 
     async def as_it_is(self, turn: Turn) -> Turn:
-        """The turn as it is now, for who may see its run. Raises what ``require_right`` does."""
+        """The turn, brought up to date. Raises what ``require_right`` does."""
         await self.require_right(turn)
         return await self.find_turn(turn.id)
 
     def require_good(self) -> None:
-        """Raises ``InvalidToken``: what the caller came with is good no longer."""
+        """Raise ``InvalidToken`` if the caller's token or key is no longer valid."""
         self.caller.confirm()
         if self.caller.expires is not None and self.clock() >= self.caller.expires - EXPIRY_SLACK:
             raise InvalidToken("Authentication failed: the token or key has expired.")
 
     async def latest(self, conversation: str) -> Turn | None:
-        """The latest turn of a conversation, as it is now. Those that were withdrawn do not count."""
+        """The latest turn of a conversation that was not withdrawn, brought up to date."""
         _, latest = (await self.ends([conversation])).get(conversation, (None, None))
         return None if latest is None else await self._settled(latest)
 
     async def turn_after(
         self, conversation: str, number: int, *, within: float, leaving: asyncio.Event | None = None
     ) -> Turn | None:
-        """The first turn of a conversation behind number ``number``; None when there is none ``within`` seconds. Raises
-        ``NotFound`` without such a conversation (any more), and ``StreamCut`` when it is time for ``leaving``.
+        """Wait for the first turn after turn ``number``; None if none begins ``within`` seconds. Raises ``NotFound`` if
+        the conversation does not exist (any more), and ``StreamCut`` when ``leaving`` is set.
         """
         deadline = loop_time() + within
         while True:
-            begun = self.shared.turns.starting.next_begun
+            changed = self.shared.turns.starting.next_change
             if leaving is not None and leaving.is_set():
                 raise StreamCut(is_shutdown=True)
             NotFound.unless(await self.conversation(conversation), "Conversation", conversation)
@@ -235,38 +236,36 @@ class CallerConversations(CallerStore):
             left = deadline - loop_time()
             if left <= 0:
                 return None
-            # another instance may begin one
-            await either(begun, leaving, within=min(left, LOOK_EVERY))
+            # another instance may begin a turn, which sets no event here
+            await either(changed, leaving, within=min(left, LOOK_EVERY))
 
     async def overview(self, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
-        """The first and the latest turn of each, as of when somebody last looked. Some that go on are looked after, for
-        whoever asks again.
-        """
+        """The first and the latest turn of each, as stored. Some unfinished ones are refreshed for the next request."""
         ends = await self.ends(conversations)
-        for turn in [latest for _, latest in ends.values() if not latest.state.over][:ASKED_AFTER]:
-            self.ask_after(turn)
+        for turn in [latest for _, latest in ends.values() if not latest.state.over][:MOST_REFRESHED]:
+            self.refresh(turn)
         return ends
 
-    def ask_after(self, turn: Turn) -> None:
-        """Look how a turn is, for whoever asks next; nobody waits."""
+    def refresh(self, turn: Turn) -> None:
+        """Bring a turn up to date in the background, for the next request."""
         if turn.state is TurnState.RUNNING:
             self.shared.turns.watch(self, turn)
         elif turn.state is TurnState.QUEUED:
-            self.shared.queue.see_to(self, turn.conversation)
+            self.shared.queue.serve(self, turn.conversation)
 
     def waiting(self, turn: Turn) -> AsyncGenerator[Turn, None]:
         """As ``Queue.waiting``."""
         return self.shared.queue.waiting(self, turn)
 
     def follow(self, turn: Turn) -> AsyncGenerator[Progress, None]:
-        """A turn from its beginning to its end, as it comes. It goes on when nobody follows it."""
+        """Follow a turn from its beginning to its end. The turn goes on when nobody follows it."""
         if turn.state is TurnState.QUEUED:
             return self.shared.queue.follow(self, turn)
         return self.shared.turns.follow(self, turn)
 
     async def stop(self, turn: Turn, *, wait: bool = False) -> Turn:
-        """Stop a turn, if it is not over; ``wait`` until it is. One that waits is never begun. Raises ``Unsupported``
-        where the host cannot, and ``ConversationBusy`` while it is not known whether the host has begun it.
+        """Stop a turn that is not over, and ``wait`` for its end. A queued turn is withdrawn. Raises ``Unsupported`` if
+        the host cannot stop runs, and ``ConversationBusy`` while it is unknown whether the host has started the turn.
         """
         return await self.shared.turns.stop(self, turn, wait=wait)
 
@@ -275,70 +274,69 @@ class CallerConversations(CallerStore):
         return self.shared.gateway.can_cancel
 
     async def cancel_run(self, turn: Turn) -> None:
-        """Stop the run of a turn that is over and whose run waits; raises ``Unsupported`` where the host cannot."""
+        """Cancel the waiting run of a turn that is over. Raises ``Unsupported`` if the host cannot."""
         if turn.run is not None:
             await self.shared.gateway.cancel(self.caller, turn.run.organization, turn.run.id)
 
     async def clear(self, conversation: str, *, wait: bool = False) -> Turn | None:
-        """Stop what waits in a conversation, and then what is under way. The last that was stopped, if anything was.
-        Raises what ``stop`` does.
+        """Stop all turns of a conversation that are not over, and return the last one stopped, if any. Raises what
+        ``stop`` does.
         """
         states = [state for state in TurnState if not state.over]
-        going_on = await self.turns(conversation, states=states)
         stopped: Turn | None = None
-        for turn in going_on:  # the newest first, so that none begins meanwhile
+        for turn in await self.turns(conversation, states=states):  # newest first, so that no queued one begins
             stopped = await self.stop(turn, wait=wait)
         return stopped
 
     async def delete_conversation(self, id: str) -> bool:  # noqa: A002 - as everywhere
-        """Whether there was one. What waits in it is never begun, and what is under way stopped, where the host can."""
+        """Delete a conversation, and say whether it existed. Its unfinished turns are stopped, if the host can."""
         if self.can_stop:
             await self.clear(id)
         return await self.remove_conversation(id)
 
     def abandon(self, turn: Turn) -> None:
-        """Stop a turn for which nobody waits any more; whoever asked is gone."""
+        """Stop, in the background, a turn whose client has disconnected."""
         self.shared.turns.abandon(self, turn)
 
     # -- what was said ------------------------------------------------------------------------------------------------
 
     async def path(self, conversation: str, checkpoint: TurnCheckpoint | None = None) -> list[Stretch]:
-        """The stretches that lead to a checkpoint of a conversation, or raises ``NotFound``; else to its end."""
+        """The stretches that lead to a checkpoint of a conversation, or without one to its end. Raises ``NotFound``."""
         known = [turn for turn in await self.turns(conversation) if turn.state.begun]
         if checkpoint is not None:
             return await checkpoints.path_within(self, conversation, checkpoint, known, self.has)
         if known and known[0].state.active:
             return [*await checkpoints.path(self, parent_of(known[0]), known), Stretch(known[0], None)]
-        there = None if known else await self.conversation(conversation)
-        return await checkpoints.path(self, latest_end(there, known), known)
+        stored = None if known else await self.conversation(conversation)
+        return await checkpoints.path(self, latest_end(stored, known), known)
 
     async def leading_to(self, checkpoint: TurnCheckpoint, conversation: str | None = None) -> list[Stretch]:
-        """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in, as far as they are
-        still there. The turns of ``conversation``, in which most of them are, are read at once.
+        """The stretches that lead to a checkpoint in any of the caller's conversations, without those since removed.
+        The turns of ``conversation``, to which most of them belong, are read in one call.
         """
         known = () if conversation is None else await self.turns(conversation)
         return await checkpoints.path(self, checkpoint, known)
 
     async def entries(self, stretch: Stretch) -> tuple[LogEntry, ...]:
-        """What has come of a turn by now, up to where the stretch goes."""
+        """The entries of a stretch that exist by now."""
         return await self.shared.turns.entries(self, stretch)
 
     async def has(self, turn: Turn, offset: int) -> bool:
-        """Whether the host has such an entry of a turn, by its own word."""
+        """Ask the host whether a turn has an entry ``offset``."""
         if turn.run is None:
             return False
         page = await read_behind(self.shared.gateway, self.caller, turn.run, turn.begin + offset - 1, 1)
         return bool(page.entries)
 
     async def steps(self, stretch: Stretch) -> list[Step]:
-        """The same, in the words of all hosts."""
+        """The entries of a stretch as ``Step``s, which are the same for all hosts."""
         return [self.step(entry) for entry in await self.entries(stretch)]
 
     async def _settled(self, turn: Turn) -> Turn:
-        """The turn as it is now. What waits is seen to."""
+        """The turn, brought up to date. The queue of a queued turn is served in the background."""
         if turn.state is not TurnState.QUEUED:
             return await self.shared.turns.settled(self, turn)
-        self.shared.queue.see_to(self, turn.conversation)
+        self.shared.queue.serve(self, turn.conversation)
         return turn
 
     async def _enqueue(self, wanted: str | None, talk: Talk, ask: Ask, known: Sequence[Turn]) -> Turn:
@@ -346,8 +344,8 @@ class CallerConversations(CallerStore):
             await checkpoints.path(self, ask.checkpoint, known, asked_for=True)
         return await self.shared.queue.add(self, wanted, talk, ask)
 
-    async def _out_of_the_way(self, conversation: str, if_busy: str) -> list[Turn]:
-        """The turns of a conversation, when none of them is under way or waits any more."""
+    async def _make_way(self, conversation: str, if_busy: str) -> list[Turn]:
+        """Stop the unfinished turns of a conversation, and return all its turns. Raises what ``begin`` does."""
         if if_busy == "reject":
             raise ConversationBusy
         if if_busy != "interrupt" or not self.can_stop:
@@ -359,8 +357,8 @@ class CallerConversations(CallerStore):
 
 
 async def pending_of(conversations: CallerConversations, turn: Turn) -> Sequence[PendingRequest]:
-    """What the run of a turn waits for, oldest first. Nothing where the host does not say so, and for a turn that is
-    not the last of its conversation: what it waited for was decided.
+    """The requests that a turn's run waits for, oldest first. Empty if the host does not tell them, and for a turn that
+    is not the latest of its conversation: its requests have been decided.
     """
     if turn.state is not TurnState.WAITING or turn.run is None:
         return ()

@@ -1,4 +1,4 @@
-"""What a turn is to be: where it goes on, in which run, and what the host is told."""
+"""How a turn is planned: where it continues, in which run, and with which prompt."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -21,20 +21,20 @@ from codegen_api.upstreams import Decision, NewRun
 
 USER = "User"
 GO_ON = "Go on."
-"""What the host is told when nothing is said and there is nothing to be said again."""
+"""The prompt when there is neither a text nor an earlier one to repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a turn is to be.
+    """What a client asks for: a new turn.
 
-    ``messages`` are what the user said, as it is shown; ``text`` and ``images`` what the host is told of it. Without a
-    text, what the user said last is said again. ``agent``'s system prompt goes before the first prompt of a run, or
-    ``system_prompt`` in its place. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy``
-    says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
-    what else a new run is to have, and ``fresh`` asks for one also where the last could go on. ``options`` are the
-    dialect's. ``decisions`` are what the host is told in place of the text, by the ids of what the last run waits for.
-    ``id`` is the turn's own; None for a new one.
+    ``messages`` are the user's, as they are shown; ``text`` and ``images`` are what the host gets of them. Without a
+    text, the user's last one is sent again. The first prompt of a run begins with the ``agent``'s system prompt, or
+    ``system_prompt`` instead. The turn continues from ``checkpoint``, by default from the end of the conversation.
+    ``if_busy`` says what to do about a turn in progress: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``.
+    ``run`` has the other properties of a new run; ``fresh`` creates one even if the last could be resumed. ``options``
+    belong to the dialect. ``decisions`` about the last run's pending requests are sent in place of the text. ``id``
+    becomes the turn's; None generates one.
     """
 
     messages: Sequence[Mapping[str, Json]]
@@ -56,7 +56,7 @@ def new_id() -> str:
 
 
 def turn_of(ask: Ask, conversation: str, now: float) -> Turn:
-    """The turn for which somebody asks, before it is known where it goes on."""
+    """The turn of an ``Ask``, before it is planned."""
     agent = None if ask.agent is None else ask.agent.id
     id_ = ask.id or new_id()
     return Turn(id_, conversation, now, now, agent=agent, messages=ask.messages, options=ask.options)
@@ -64,7 +64,7 @@ def turn_of(ask: Ask, conversation: str, now: float) -> Turn:
 
 @dataclass(frozen=True)
 class Planning:
-    """Plans turns; nothing is written down or begun. ``clock`` gives seconds since the epoch."""
+    """Plans turns, without storing or starting them. ``clock`` returns seconds since the epoch."""
 
     gateway: Gateway
     turns: Turns
@@ -73,8 +73,8 @@ class Planning:
     async def plan(
         self, own: CallerStore, wanted: str | None, conversation: Conversation, ask: Ask, known: Sequence[Turn]
     ) -> Plan:
-        """What is to be done; ``known`` are the conversation's turns, newest first. Raises what
-        ``CallerConversations.begin`` does of a plan.
+        """The plan of a turn. ``known`` are the conversation's turns, newest first. Raises what
+        ``CallerConversations.begin`` does for a bad ``Ask``.
         """
         now, checkpoint = self.clock(), ask.checkpoint or latest_end(conversation, known)
         turn = replace(
@@ -85,28 +85,28 @@ class Planning:
         )
         said = await checkpoints.path(own, checkpoint, known, asked_for=ask.checkpoint is not None)
         last = said[-1].turn if said else None
-        may_go_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation.id, known)
-        if may_go_on and last is not None and last.run is not None and last.end is not None:
+        may_resume = not ask.fresh and last is not None and _can_resume(last, checkpoint, conversation.id, known)
+        if may_resume and last is not None and last.run is not None and last.end is not None:
             begin = await self._length(own.caller, last.run, last.end)
             if begin is not None:
                 resumed = replace(turn, organization=last.run.organization, resumes=True, run=last.run, begin=begin)
-                decisions = ask.decisions or await self._spoken(own.caller, last.run, last.state, ask)
+                decisions = ask.decisions or await self._text_as_decision(own.caller, last.run, last.state, ask)
                 prompt = "" if decisions else turn.prompt or GO_ON
                 return Plan(replace(resumed, prompt=prompt), replace(ask.run, images=ask.images or None), decisions)
         organization = await self.gateway.accounts.organization(own.caller, wanted)
         system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
-        told = [line for stretch in said for line in await self._told(own, stretch)]
-        text = turn.prompt or (told.pop()[1] if told and told[-1][0] == USER else "")
+        transcript = [line for stretch in said for line in await self._transcript(own, stretch)]
+        text = turn.prompt or (transcript.pop()[1] if transcript and transcript[-1][0] == USER else "")
         text = text if text.strip() else GO_ON
-        prompt = storable_text(with_system_prompt(system_prompt, with_transcript(told, text)))
+        prompt = storable_text(with_system_prompt(system_prompt, with_transcript(transcript, text)))
         model = ask.run.model or (None if ask.agent is None else ask.agent.model)
         new = replace(ask.run, prompt=prompt, images=ask.images or None, model=model)
         return Plan(replace(turn, organization=organization, prompt=prompt), new)
 
-    async def _spoken(self, caller: Caller, ref: RunRef, state: TurnState, ask: Ask) -> Decisions:
-        """What somebody decides who just says something to a run: it is the answer to the oldest question; and what is
-        to be approved is rejected with it, because nobody has approved it. Nothing where the host does not say what it
-        waits for, and is told the words.
+    async def _text_as_decision(self, caller: Caller, ref: RunRef, state: TurnState, ask: Ask) -> Decisions:
+        """The decision that a plain text means for a waiting run. It answers the oldest question; an approval is
+        rejected with it, because nobody has approved. Empty if the host does not tell what it waits for, which then
+        gets the text itself.
         """
         if state is not TurnState.WAITING:
             return ()
@@ -123,7 +123,7 @@ class Planning:
         return [(first.id, Decision(verdict, ask.text))]
 
     async def _length(self, caller: Caller, ref: RunRef, after: Cursor) -> Cursor | None:
-        """How long a log is by now, which has ``after`` entries at least; None if its run has ended for good."""
+        """The present length of a log that has at least ``after`` entries; None if its run has ended for good."""
         while True:
             page = await read_behind(self.gateway, caller, ref, after, self.gateway.page_size)
             if page.run.final:
@@ -132,31 +132,33 @@ class Planning:
             if page.at_end:
                 return after
 
-    async def _told(self, own: CallerStore, stretch: Stretch) -> list[tuple[str, str]]:
-        """What was said in a stretch, for a host that has not heard it."""
-        told = [(USER, text_of(message)) for message in stretch.turn.messages]
+    async def _transcript(self, own: CallerStore, stretch: Stretch) -> list[tuple[str, str]]:
+        """A stretch as pairs of speaker and text, for a run that does not have it."""
+        lines = [(USER, text_of(message)) for message in stretch.turn.messages]
         entries = await self.turns.entries(own, stretch)
         if stretch.upto is not None and len(entries) < stretch.upto:
             raise NotFound.named("TurnCheckpoint", f"{stretch.turn.id}.{stretch.upto}")
         for step in map(self.gateway.step, entries):
             if step.kind is StepKind.ACTION:
-                told.append((f"Tool {step.tool}", f"{step.text}\n{as_text(step.input)} -> {as_text(step.output)}"))
+                lines.append((f"Tool {step.tool}", f"{step.text}\n{as_text(step.input)} -> {as_text(step.output)}"))
             elif step.kind is not StepKind.USER:
-                told.append(("Assistant", step.text))
+                lines.append(("Assistant", step.text))
         if stretch.upto is None and stretch.turn.answer:
-            told.append(("Assistant", stretch.turn.answer))
-        return told
+            lines.append(("Assistant", stretch.turn.answer))
+        return lines
 
 
 def latest_end(conversation: Conversation | None, known: Sequence[Turn]) -> TurnCheckpoint | None:
-    """The end of a conversation: that of its latest turn, unless the host never began it; or what it is a fork of."""
+    """The end of a conversation: of its latest turn, or what that continues if the host never started it, or for a
+    conversation without turns the checkpoint that it is a fork of.
+    """
     if known and known[0].end is not None:
         return end_of(known[0])
     child = known[0] if known else conversation
     return None if child is None else parent_of(child)
 
 
-def _goes_on(last: Turn, checkpoint: TurnCheckpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
-    """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
+def _can_resume(last: Turn, checkpoint: TurnCheckpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
+    """Whether the run of ``last`` can be resumed from ``checkpoint``: it has not gone on since."""
     later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)
     return checkpoint == end_of(last) and last.conversation == conversation and not later

@@ -1,9 +1,8 @@
-"""Turns that wait for the end of those before them: written down, begun when their time has come, by any process, once.
+"""Queued turns: stored until the turns before them have ended, then started once, by whichever process is first.
 
-A turn that waits is begun with a caller's credential, and none is ever stored. So it is begun by a process that has
-such a caller in hand, because they asked for the turn or for anything about its conversation; as long as something
-waits there, the process sees to it, also when they have gone. For callers who share the deployment's token every
-process sees to it, at its start and ever after.
+Starting a turn needs a caller's credential, and credentials are never stored. So a queue is served by a process that
+has seen its owner: they queued the turn, or asked for anything about its conversation. The process goes on until the
+queue is empty, even after they have left. Of callers who share the deployment's token, every process serves all queues.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from codegen_api.conversations.checkpoints import TurnCheckpoint
 from codegen_api.conversations.planning import Ask, Planning, latest_end, turn_of
 from codegen_api.conversations.progress import RESTING, Progress
 from codegen_api.conversations.prompts import storable_text
-from codegen_api.conversations.starting import LATER, LOOK_EVERY, passes
+from codegen_api.conversations.starting import LATER, LOOK_EVERY, is_transient
 from codegen_api.conversations.turns import Turns
 from codegen_api.errors import ConversationBusy, GatewayError, NotAuthenticated, NotFound, QueueFull
 from codegen_api.following import Leaving, Position, Quiet, loop_time
@@ -29,24 +28,24 @@ from codegen_api.telemetry import log_fault, logger
 from codegen_api.upstreams import NewRun
 
 MOST_QUEUED = 100
-"""Turns that wait in one conversation."""
+"""How many turns one conversation can have queued."""
 
-MOST_SEEN_TO = 1000
-"""Conversations whose queues one process sees to at a time."""
+MOST_SERVED = 1000
+"""How many conversations' queues one process serves at a time."""
 
-LOOK_ROUND_EVERY = 10.0
-"""Seconds between two looks at all queues."""
+SWEEP_EVERY = 10.0
+"""Seconds between two sweeps over all stored queues."""
 
 LONGEST_PAUSE = 10.0
-"""Seconds, at most, until what could not be begun just now is tried again, unless the host asks for more."""
+"""Longest pause, in seconds, before starting a turn is tried again, unless the host asks for more."""
 
 AbsentCallers = Callable[[Principal], Caller | None]
 
 
 @dataclass(eq=False)
 class Queue:
-    """Sees to turns that wait. ``absent`` gives the caller for a principal who is not here, where the deployment asks
-    the host with a token of its own; None: it never does. ``clock`` gives seconds since the epoch.
+    """Stores queued turns and starts them. Where the deployment has a token of its own for the host, ``absent`` returns
+    a caller for a principal who has left; it is None elsewhere. ``clock`` returns seconds since the epoch.
     """
 
     gateway: Gateway
@@ -55,16 +54,16 @@ class Queue:
     turns: Turns
     absent: AbsentCallers | None
     clock: Callable[[], float]
-    _seen_to: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
+    _served: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
 
     async def aclose(self) -> None:
-        """What waits goes on waiting, for whichever process comes next."""
-        for task in self._seen_to.values():
+        """Stop serving. Queued turns stay queued, for other processes or the next one."""
+        for task in self._served.values():
             task.cancel()
-        await asyncio.gather(*self._seen_to.values(), return_exceptions=True)
+        await asyncio.gather(*self._served.values(), return_exceptions=True)
 
     async def add(self, own: CallerStore, wanted: str | None, talk: Talk, ask: Ask) -> Turn:
-        """Write down a turn that waits. Raises ``NotFound``, ``QueueFull`` or ``Overtaken``."""
+        """Store a turn as queued. Raises ``NotFound``, ``QueueFull`` or ``Overtaken``."""
         turn = _queued(own.caller, wanted, talk.conversation.id, ask, self.clock())
         try:
             turn = await own.add_turn(turn, queued_at_most=MOST_QUEUED, into=talk)
@@ -72,36 +71,37 @@ class Queue:
             raise QueueFull from full
         except KeyError as gone:
             raise NotFound("There is no such conversation.") from gone
-        self.see_to(own, turn.conversation)
+        self.serve(own, turn.conversation)
         return turn
 
-    def see_to(self, own: CallerStore, conversation: str) -> None:
-        """Begin what waits in a conversation when its time comes, on behalf of this caller. Nobody waits for that."""
+    def serve(self, own: CallerStore, conversation: str) -> None:
+        """Start the queued turns of a conversation one by one, in the background and on behalf of this caller."""
         key = (own.owner, conversation)
-        if key in self._seen_to or len(self._seen_to) >= MOST_SEEN_TO or not own.caller.may(WRITE):
+        if key in self._served or len(self._served) >= MOST_SERVED or not own.caller.may(WRITE):
             return
-        if own.caller.shared and self.absent is not None:  # what they came with may end before their turn comes
+        if own.caller.shared and self.absent is not None:  # their own credential may expire before the turn's time
             own = replace(own, caller=self.absent(own.caller.principal) or own.caller)
-        task = self._seen_to[key] = asyncio.ensure_future(self._see_to(own, conversation))
-        task.add_done_callback(lambda _: self._seen_to.pop(key))
+        task = self._served[key] = asyncio.ensure_future(self._serve(own, conversation))
+        task.add_done_callback(lambda _: self._served.pop(key))
 
     async def waiting(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Turn, None]:
-        """A turn that waits, every now and then; the last time it does so no longer, or whoever waits for that is to
-        come back, here or elsewhere. Raises ``InvalidToken`` when what the caller came with is good no longer.
+        """Poll a queued turn until it is queued no longer. If the last one yielded still is, the client must reconnect,
+        because the stream is too old or this process stops. Raises ``InvalidToken`` when the credential expires.
         """
         until = loop_time() + self.gateway.patrol(own.caller).max_age
         async with self.gateway.attend(own.caller) as attendant:
             while turn.state is TurnState.QUEUED and loop_time() < until and not attendant.leaving.is_set():
                 own.caller.confirm()
-                self.see_to(own, turn.conversation)
-                happened = self.turns.starting.next_begun
-                # without one it went with its conversation
+                self.serve(own, turn.conversation)
+                changed = self.turns.starting.next_change
+                # a turn that is missing was removed with its conversation
                 turn = await own.turn(turn.id) or replace(turn, state=TurnState.WITHDRAWN, ask=None)
                 yield turn
                 if turn.state is TurnState.QUEUED:
-                    await either(happened, within=LOOK_EVERY / 2)
+                    await either(changed, within=LOOK_EVERY / 2)
 
     async def follow(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Progress, None]:
+        """Wait until the turn is queued no longer, then follow it."""
         async with aclosing(self.waiting(own, turn)) as looks:
             async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
                 if turn.state is TurnState.QUEUED:
@@ -113,7 +113,7 @@ class Queue:
             async for news in progress:
                 yield news
 
-    async def _see_to(self, own: CallerStore, conversation: str) -> None:
+    async def _serve(self, own: CallerStore, conversation: str) -> None:
         pause = 1.0
         try:
             while True:
@@ -122,17 +122,17 @@ class Queue:
                         return
                     pause = 1.0
                 except NotAuthenticated:
-                    return  # somebody else of that owner has to come
+                    return  # the queue waits for a caller with a valid credential
                 except GatewayError as error:
-                    logger.debug("a turn goes on waiting: %s", error.code)
+                    logger.debug("a turn stays queued: %s", error.code)
                     await asyncio.sleep(max(pause, error.retry_after or 0.0))
                     pause = min(2 * pause, LONGEST_PAUSE)
         except Exception as error:  # task boundary: nobody else would hear of it
-            log_fault("beginning a turn that waited", error)
+            log_fault("starting a queued turn", error)
 
     async def _step(self, own: CallerStore, conversation: str) -> bool:
-        """Wait for what is under way, or begin what waits; whether anything does. Raises ``GatewayError`` where neither
-        can be done just now, or ever with this caller.
+        """Wait for the turn in progress, or else start the first queued one; False if none is queued. Raises
+        ``GatewayError`` if that fails now, or always will with this caller.
         """
         waiting = await own.turns(conversation, states=[TurnState.QUEUED], limit=1, newest_first=False)
         if not waiting:
@@ -141,7 +141,7 @@ class Queue:
         if active is None:
             await self._begin(own, waiting[0])
         else:
-            await self.turns.ended(own, active)
+            await self.turns.wait_for_end(own, active)
         return True
 
     async def _active(self, own: CallerStore, conversation: str) -> Turn | None:
@@ -149,19 +149,19 @@ class Queue:
         return next(iter(await own.turns(conversation, states=states, limit=1)), None)
 
     async def _begin(self, own: CallerStore, waiting: Turn) -> None:
-        there = await own.conversation(waiting.conversation)
+        conversation = await own.conversation(waiting.conversation)
         turns = await own.turns(waiting.conversation)
-        if there is None or any(turn.state.active for turn in turns):
+        if conversation is None or any(turn.state.active for turn in turns):
             return
         known = [turn for turn in turns if turn.state.begun and turn.number < waiting.number]
-        wanted, ask = _asked(waiting)
+        wanted, ask = _stored_ask(waiting)
         try:
-            plan = await self.planning.plan(own, wanted, there, ask, known)
+            plan = await self.planning.plan(own, wanted, conversation, ask, known)
         except GatewayError as error:
             if isinstance(error, LATER):
                 raise
-            # it cannot be begun, now or ever: the conversation goes on without it
-            parent, reason = latest_end(there, known), storable_text(error.message)
+            # this turn can never be started: the conversation goes on without it
+            parent, reason = latest_end(conversation, known), storable_text(error.message)
             failed = replace(waiting, state=TurnState.FAILED, error=reason, ask=None, updated=self.clock())
             await own.replace_turn(waiting, replace(failed, parent=None if parent is None else str(parent)))
             return
@@ -171,19 +171,19 @@ class Queue:
         except ConversationBusy:
             pass  # another process was faster
         except GatewayError as error:
-            if passes(error):
+            if is_transient(error):
                 raise
 
-    async def look_round(self, absent: AbsentCallers) -> None:
-        """Look after what waits for callers who are not here, for ever."""
+    async def sweep(self, absent: AbsentCallers) -> None:
+        """Serve the queues of callers who have left, forever."""
         while True:
             try:
-                await self._look_at_all(absent)
-            except Exception as error:  # task boundary: the next time it may work
-                log_fault("looking after turns that wait", error)
-            await asyncio.sleep(LOOK_ROUND_EVERY)
+                await self._sweep_once(absent)
+            except Exception as error:  # task boundary: the next sweep may work
+                log_fault("serving the queues of absent callers", error)
+            await asyncio.sleep(SWEEP_EVERY)
 
-    async def _look_at_all(self, absent: AbsentCallers) -> None:
+    async def _sweep_once(self, absent: AbsentCallers) -> None:
         place = ("", "")
         while queues := await self.store.queues(place):
             for owner, waiting in queues:
@@ -193,21 +193,21 @@ class Queue:
                         caller = absent(Principal(authority, user))
                     case _:
                         continue
-                if place in self._seen_to or caller is None:
+                if place in self._served or caller is None:
                     continue
                 own = CallerStore(caller, owner, self.store)
-                if await self._is_time(own, waiting):
-                    self.see_to(own, waiting.conversation)
+                if await self._is_due(own, waiting):
+                    self.serve(own, waiting.conversation)
 
-    async def _is_time(self, own: CallerStore, waiting: Turn) -> bool:
-        """Whether nothing is under way any more, by the host's word. One call, as many processes may ask."""
+    async def _is_due(self, own: CallerStore, waiting: Turn) -> bool:
+        """Ask the host whether no turn is in progress any more. This makes one call, as many processes may ask."""
         active = await self._active(own, waiting.conversation)
         if active is None or active.run is None or active.state is TurnState.STARTING:
             return True
         try:
             run = await self.gateway.get(own.caller, active.run.organization, active.run.id)
         except GatewayError:
-            return False  # the next look may tell
+            return False  # the next sweep asks again
         return run.status.ended or run.status in RESTING
 
 
@@ -230,8 +230,8 @@ def _queued(caller: Caller, wanted: str | None, conversation: str, ask: Ask, now
     return replace(turn_of(ask, conversation, now), state=TurnState.QUEUED, ask=kept)
 
 
-def _asked(waiting: Turn) -> tuple[str | None, Ask]:
-    """The organization that is wanted, and the ask as far as it matters from now on."""
+def _stored_ask(waiting: Turn) -> tuple[str | None, Ask]:
+    """The wanted organization, and the part of the ``Ask`` that starting the turn needs, as ``_queued`` stored them."""
     kept: Mapping[str, Any] = waiting.ask or {}
     run = NewRun(
         "",
@@ -254,7 +254,7 @@ def _asked(waiting: Turn) -> tuple[str | None, Ask]:
 
 
 async def either(*events: asyncio.Event | None, within: float) -> None:
-    """Until one of these is set, or a while has passed."""
+    """Wait until one of the events is set, at most ``within`` seconds."""
     waits = [asyncio.ensure_future(event.wait()) for event in events if event is not None]
     try:
         await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
-"""How a turn begins: written down, told to the host, and looked for where that broke off.
+"""How a turn begins: it is stored, then sent to the host, and looked for at the host if that was interrupted.
 
-The host is told when the turn is written down, and that goes on when the client leaves. Where its outcome is unknown
-(the host did not answer, or this process died) the turn is looked for at the host by its mark, or by the user's message
-in the log; after a minute it is given up, and it is never begun again by itself.
+Sending continues when the client leaves. If the outcome is unknown (the host did not answer, or this process died), the
+turn is looked for at the host by its mark, or by the user's message in the log. After a minute it is given up. The
+gateway never starts it again by itself.
 """
 
 import asyncio
@@ -28,13 +28,11 @@ from codegen_api.telemetry import Span, log_fault, note, told_turn, trace
 from codegen_api.upstreams import Decision, NewRun
 
 Decisions: TypeAlias = Sequence[tuple[str, Decision]]
-"""What is decided, by the ids of what a run waits for."""
+"""Pairs of the id of a pending request and the decision about it."""
 
 
 class Plan(NamedTuple):
-    """A turn, the run that is to be created for it, and what the host of one that goes on is told in place of its
-    prompt.
-    """
+    """A turn, the run to create for it, and, for a run that is resumed, decisions to send in place of a prompt."""
 
     turn: Turn
     new: NewRun
@@ -42,84 +40,82 @@ class Plan(NamedTuple):
 
 
 MARK = "turn"
-"""The mark by which the run of a turn is found again."""
+"""Name of the mark by which a turn's run is found at the host."""
 
 GIVEN_UP = 60.0
-"""Seconds after which a turn whose outcome is unknown is looked for no more."""
+"""Seconds after which the search for a turn with an unknown outcome ends."""
 
 LOOK_EVERY = 2.0
-"""Seconds between two looks for a turn."""
+"""Seconds between two searches for a turn."""
 
 CLOSING = 10.0
-"""Seconds that what is just being told to the host is given when this process stops."""
-
+"""Seconds that calls to the host have to finish when this process stops."""
 
 LATER = (Unavailable, UpstreamFailure, InProgress)
-"""Errors of a host that may say something else when it is asked later."""
+"""Errors after which the host may answer differently when it is asked later."""
 
 
-def passes(error: GatewayError) -> bool:
-    """Whether the host has surely done nothing, and may do it when it is asked later."""
+def is_transient(error: GatewayError) -> bool:
+    """Whether the host has certainly done nothing, and may do it later."""
     if isinstance(error, UpstreamFailure):
         return not error.may_have_acted
     return isinstance(error, Unavailable)
 
 
 class Starting:
-    """Begins turns, and finds out which have begun. ``clock`` gives seconds since the epoch."""
+    """Starts turns, and finds out which have started. ``clock`` returns seconds since the epoch."""
 
     def __init__(self, gateway: Gateway, *, clock: Callable[[], float]) -> None:
-        self.next_begun = asyncio.Event()
-        """Set as soon as the next turn is written down by this process, or waits no longer."""
+        self.next_change = asyncio.Event()
+        """Set when this process stores the next turn, or takes one out of a queue; then replaced by a new event."""
         self._gateway = gateway
         self._clock = clock
         self._under_way: Singleflight[str, Turn] = Singleflight()
-        self._looks: Singleflight[tuple[str, str], Turn] = Singleflight()
+        self._searches: Singleflight[tuple[str, str], Turn] = Singleflight()
         self.origins: LRUCache[str, Span] = LRUCache(1000)
-        """The spans of the requests that began the last turns here, where there are any."""
-        self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
+        """By turn, the span of the request that started it here, if there was one."""
+        self._searched: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
     async def begin(self, own: CallerStore, plan: Plan, talk: Talk | None, waiting: Turn | None = None) -> Turn:
-        """Write a turn down behind those of ``talk``, and tell the host of it. When nobody can say whether it has
-        heard, the turn stays as it is, and is looked for. Raises what ``CallerConversations.begin`` does.
+        """Store a turn behind those of ``talk``, and send it to the host. If it is unknown whether that worked, the
+        turn stays ``STARTING`` and is looked for later. Raises what ``CallerConversations.begin`` does.
 
-        One that has waited was written down as ``waiting``, and becomes that again when the host has surely heard
-        nothing and may be told later. Who begins it first has begun it, whichever process that is: else it is
-        ``ConversationBusy``.
+        A queued turn is stored already, as ``waiting``. It is queued again if the host certainly has not acted and may
+        do so later. If another process has started it first, ``ConversationBusy`` is raised.
         """
         current = trace.get()
         if current is not None and current.span is not None:
             self.origins[plan.turn.id] = current.span
-        return await self._under_way.share(plan.turn.id, lambda: _logged(self._begin(own, plan, talk, waiting)))
+        return await self._under_way.share(plan.turn.id, lambda: _log_errors(self._begin(own, plan, talk, waiting)))
 
-    async def found(self, own: CallerStore, turn: Turn) -> Turn:
-        """What came of a turn that was being told to the host, if it can be found out. Raises what the host does."""
+    async def find(self, own: CallerStore, turn: Turn) -> Turn:
+        """A ``STARTING`` turn, updated if it can be found at the host. Raises what the host does."""
         under_way = await self._under_way.landed(turn.id, within=LOOK_EVERY)
         turn = await own.turn(turn.id) or turn
-        if under_way or turn.state is not TurnState.STARTING or turn.id in self._looked:
+        if under_way or turn.state is not TurnState.STARTING or turn.id in self._searched:
             return turn
-        self._looked[turn.id] = True
-        # who sees more of the host than others does not get their answer
-        return await self._looks.share((turn.id, own.caller.credential.digest), lambda: self._find(own, turn))
+        self._searched[turn.id] = True
+        # not shared between credentials: one may see more of the host than another
+        return await self._searches.share((turn.id, own.caller.credential.digest), lambda: self._find(own, turn))
 
-    async def done(self, turn: Turn, *, within: float) -> None:
-        """Wait until it has been told to the host, if that is just being done."""
+    async def wait_until_sent(self, turn: Turn, *, within: float) -> None:
+        """If the turn is just being sent to the host, wait until it has been."""
         await self._under_way.landed(turn.id, within=within)
 
-    def happened(self) -> None:
-        """Tell whoever waits for it that there is another turn, or one less that waits."""
-        begun, self.next_begun = self.next_begun, asyncio.Event()
-        begun.set()
+    def announce_change(self) -> None:
+        """Set ``next_change``, and replace it."""
+        changed, self.next_change = self.next_change, asyncio.Event()
+        changed.set()
 
-    async def given_up(self, own: CallerStore, turn: Turn) -> Turn:
-        """A turn of which nobody can say what has become, written down as that."""
+    async def give_up(self, own: CallerStore, turn: Turn) -> Turn:
+        """Store the outcome of a turn as unknown."""
         unknown = replace(turn, state=TurnState.UNKNOWN, error="outcome_unknown", updated=self._clock())
         return await own.put_turn(turn, unknown)
 
     async def aclose(self) -> None:
-        """Wait for what is being told to the host, and look for nothing any more."""
-        await self._under_way.aclose(within=CLOSING)  # whoever asks for the others will look for them at the host
-        await self._looks.aclose()
+        """Wait for the turns that are being sent to the host, and end all searches."""
+        await self._under_way.aclose(within=CLOSING)  # those that take longer are looked for when they are asked for
+        await self._searches.aclose()
 
     async def _begin(self, own: CallerStore, plan: Plan, talk: Talk | None, waiting: Turn | None) -> Turn:
         turn = plan.turn
@@ -133,12 +129,12 @@ class Starting:
         except KeyError as gone:
             raise NotFound.named("Conversation", turn.conversation) from gone
         if begun is None:
-            raise ConversationBusy("This turn waits no longer.")
-        self.happened()
-        return await self._tell(own, plan._replace(turn=begun), waiting)
+            raise ConversationBusy("This turn waits no longer.")  # another process has started or withdrawn it
+        self.announce_change()
+        return await self._send(own, plan._replace(turn=begun), waiting)
 
     async def _add(self, own: CallerStore, turn: Turn, talk: Talk | None) -> Turn:
-        """The turn as it is written down, if no other one has come and gone behind that behind which it was planned."""
+        """Store a turn, unless another one has come and gone since it was planned: then raise ``ConversationBusy``."""
         latest = talk.turns[0] if talk is not None and talk.turns else None
         turn = await own.add_turn(turn, into=talk)
         if turn.number != (1 if latest is None else latest.number + 1):
@@ -148,7 +144,7 @@ class Starting:
                 raise ConversationBusy("There has been another turn in the meantime; ask again.")
         return turn
 
-    async def _tell(self, own: CallerStore, plan: Plan, waiting: Turn | None) -> Turn:
+    async def _send(self, own: CallerStore, plan: Plan, waiting: Turn | None) -> Turn:
         turn, new, decisions = plan
         try:
             if turn.resumes and turn.run is not None and decisions:
@@ -162,30 +158,30 @@ class Starting:
                 marked = replace(new, marks={MARK: turn.mark})
                 run = await self._gateway.create(own.caller, turn.organization, marked)
         except GatewayError as error:
-            note(error.code, error.root_reason)  # who asked may be answered with the turn all the same
+            note(error.code, error.root_reason)  # the client may still get the turn as the answer
             if in_doubt(error):
                 if grace(error) >= GIVEN_UP:
                     return turn
                 try:
-                    found = await self._found_within(grace(error), own.caller, turn, decisions)
+                    found = await self._find_after_fault(grace(error), own.caller, turn, decisions)
                 except GatewayError:
-                    return turn  # nobody can say just now
+                    return turn  # still unknown
                 if found is not None:
-                    return await self._running(own, turn, found)
-            if decisions and waiting is None:  # the turn before waits as it did
+                    return await self._store_running(own, turn, found)
+            if decisions and waiting is None:  # the run still waits for the decision
                 await own.remove_turn(turn.id)
                 raise
             failed = replace(turn, state=TurnState.FAILED, error=storable_text(error.message), updated=self._clock())
-            again = waiting is not None and passes(error)
+            again = waiting is not None and is_transient(error)
             await own.replace_turn(turn, waiting if waiting is not None and again else failed)
             if not again:
                 told_turn(turn.created, failed.state, 0, self.origins.pop(turn.id, None), failed=True)
             raise
-        return await self._running(own, turn, run.ref)
+        return await self._store_running(own, turn, run.ref)
 
     async def _decide(self, caller: Caller, ref: RunRef, decisions: Decisions) -> Run:
-        """Tell the host what was decided; with the first of it the run goes on, and what is refused of the rest stays
-        pending.
+        """Send decisions to the host. The first resumes the run; a later one that the host refuses is dropped, and its
+        request stays pending.
         """
         (request_id, decision), *rest = decisions
         run = await self._gateway.decide(caller, ref.organization, ref.id, request_id, decision)
@@ -196,38 +192,41 @@ class Starting:
                 note(error.code, error.root_reason)
         return run
 
-    async def _found_within(self, seconds: float, caller: Caller, turn: Turn, decisions: Decisions) -> RunRef | None:
-        """Look for a turn whose host answered with a fault, once more when it can do nothing about it any more."""
+    async def _find_after_fault(
+        self, seconds: float, caller: Caller, turn: Turn, decisions: Decisions
+    ) -> RunRef | None:
+        """Look for a turn after a fault of the host: now, and again when the host cannot be working on it any more."""
         with suppress(GatewayError):
-            if (found := await self._look(caller, turn, decisions)) is not None:
+            if (found := await self._find_run(caller, turn, decisions)) is not None:
                 return found
         await asyncio.sleep(max(seconds, SECOND_LOOK))
-        return await self._look(caller, turn, decisions)
+        return await self._find_run(caller, turn, decisions)
 
-    async def _running(self, own: CallerStore, turn: Turn, ref: RunRef) -> Turn:
-        """It runs: whatever anybody thought of it meanwhile."""
+    async def _store_running(self, own: CallerStore, turn: Turn, ref: RunRef) -> Turn:
+        """Store that a turn is running, even if it was given up in the meantime."""
         while turn.state in (TurnState.STARTING, TurnState.UNKNOWN):
             running = replace(turn, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
             try:
                 turn = await own.put_turn(turn, running)
             except Busy:
-                return turn  # it was given up, and another turn has begun since
+                return turn  # given up, and another turn has begun since
         return turn
 
     async def _find(self, own: CallerStore, turn: Turn) -> Turn:
-        expired = self._clock() >= turn.updated + GIVEN_UP  # before the look, which then is behind it
+        expired = self._clock() >= turn.updated + GIVEN_UP  # taken first, so that a search follows the deadline
         try:
-            ref = await self._look(own.caller, turn)
+            ref = await self._find_run(own.caller, turn)
         except GatewayError as error:
             if not expired and not isinstance(error, LATER):
                 raise
             note(error.code, error.root_reason)
-            ref = None  # nobody can say, just now or ever
+            ref = None
         if ref is not None:
-            return await self._running(own, turn, ref)
-        return await self.given_up(own, turn) if expired else turn
+            return await self._store_running(own, turn, ref)
+        return await self.give_up(own, turn) if expired else turn
 
-    async def _look(self, caller: Caller, turn: Turn, decisions: Decisions = ()) -> RunRef | None:
+    async def _find_run(self, caller: Caller, turn: Turn, decisions: Decisions = ()) -> RunRef | None:
+        """The run of a turn if the host has started it, by whatever trace the turn leaves there."""
         if turn.run is not None and decisions:
             pending = await self._gateway.pending(caller, turn.run.organization, turn.run.id)
             return None if decisions[0][0] in [each.id for each in pending] else turn.run
@@ -241,8 +240,8 @@ class Starting:
         return None if found is None else found.ref
 
 
-async def _logged(beginning: Awaitable[Turn]) -> Turn:
-    """The same; what goes wrong and should not is logged, as who asked may have left."""
+async def _log_errors(beginning: Awaitable[Turn]) -> Turn:
+    """Await ``beginning``, and log unexpected errors, because the client may have left."""
     try:
         return await beginning
     except Exception as error:

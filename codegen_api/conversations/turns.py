@@ -1,7 +1,6 @@
-"""The life of a turn: begun (``starting``), followed to its end, stopped.
+"""The life of a turn: started (``starting``), followed to its end, stopped.
 
-Whoever asks how a turn is has it followed for a while, so that its end is written down, and the next who asks costs
-nothing.
+A request about a turn makes the gateway follow it for a while. So its end is stored, and further requests cost nothing.
 """
 
 import asyncio
@@ -36,29 +35,29 @@ from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import log_fault, logger, told_turn
 
 INTEREST = 60.0
-"""Seconds for which a turn is followed after somebody asked how it is, so that whoever asks again costs nothing."""
+"""Seconds for which a turn is followed after a request about it."""
 
 PATIENCE = 5.0
-"""Seconds that somebody who asks how a turn is waits for the first news."""
+"""Longest time, in seconds, that a request waits for a turn to be brought up to date."""
 
 READING = 30.0
-"""Seconds that somebody waits for what has come of a turn that is under way."""
+"""Longest time, in seconds, that a request waits for the entries of a turn in progress."""
 
 STOPPING = 40.0
-"""Seconds that a turn which was stopped is given to end. For the first 30 after a resume an end may be an old one."""
+"""Seconds that a stopped turn has to end. In the first 30 after a resume, an end may be that of the turn before."""
 
 
 @dataclass(slots=True)
-class _Inquiry:
-    """Somebody wants to know how a turn is. ``told``: as it is now is written down, or cannot be found out."""
+class _TurnWatch:
+    """A task that follows a turn. ``settled`` is set when the turn is up to date in the store, or cannot be."""
 
-    asked: float
-    told: asyncio.Event
+    requested: float
+    settled: asyncio.Event
     task: asyncio.Task[None]
 
 
 class Turns:
-    """What happens to turns. ``clock`` gives seconds since the epoch; of those that are over ``max_bytes`` are kept."""
+    """Follows and stops turns. ``max_bytes`` of ended ones are cached. ``clock`` returns seconds since the epoch."""
 
     def __init__(self, gateway: Gateway, *, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self._gateway = gateway
@@ -67,20 +66,20 @@ class Turns:
         self._pages = Pages(gateway, max_bytes=max_bytes, clock=clock)
         self._shared: Shared = WeakKeyDictionary()
         self._stopping: set[asyncio.Task[None]] = set()
-        self._watches: dict[tuple[str, str], _Inquiry] = {}
+        self._watches: dict[tuple[str, str], _TurnWatch] = {}
 
     async def settled(self, own: CallerStore, turn: Turn) -> Turn:
-        """The turn as it is now, as far as that can be found out in a moment."""
+        """The turn, brought up to date if that is possible within ``PATIENCE``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 if turn.state is TurnState.STARTING:
-                    turn = await self.starting.found(own, turn)
+                    turn = await self.starting.find(own, turn)
                 if turn.state is TurnState.RUNNING:
-                    await self.watch(own, turn).told.wait()
+                    await self.watch(own, turn).settled.wait()
         return (await own.turn(turn.id) or turn) if turn.state.active else turn
 
-    async def ended(self, own: CallerStore, turn: Turn) -> None:
-        """Wait for the end of a turn, for a while; raises ``GatewayError`` where nobody can see how it goes on."""
+    async def wait_for_end(self, own: CallerStore, turn: Turn) -> None:
+        """Wait for the end of a turn, for a while. Raises ``GatewayError`` if the turn cannot be followed."""
         turn = await self.settled(own, turn)
         if turn.state is TurnState.RUNNING and turn.run is not None:
             watch = self.watch(own, turn)
@@ -88,25 +87,25 @@ class Turns:
             then = await own.turn(turn.id)
             if not watch.task.done() or then is None or not then.state.active:
                 return
-            await self._gateway.get(own.caller, turn.run.organization, turn.run.id)  # which says why it broke off
+            await self._gateway.get(own.caller, turn.run.organization, turn.run.id)  # raises why following broke off
         if turn.state.active:
             await asyncio.sleep(LOOK_EVERY)
 
-    def watch(self, own: CallerStore, turn: Turn) -> _Inquiry:
-        """Follow a turn for a while, as if somebody viewed it."""
+    def watch(self, own: CallerStore, turn: Turn) -> _TurnWatch:
+        """Follow a turn in the background until ``INTEREST`` has passed without another call."""
         key = (own.owner, turn.id)
         if key not in self._watches:
-            told = asyncio.Event()
-            task = asyncio.ensure_future(self._see(own, turn, key, told))
-            self._watches[key] = _Inquiry(loop_time(), told, task)
-            task.add_done_callback(lambda _: self._watches.pop(key).told.set())
-        self._watches[key].asked = loop_time()
+            settled = asyncio.Event()
+            task = asyncio.ensure_future(self._watch(own, turn, key, settled))
+            self._watches[key] = _TurnWatch(loop_time(), settled, task)
+            task.add_done_callback(lambda _: self._watches.pop(key).settled.set())
+        self._watches[key].requested = loop_time()
         return self._watches[key]
 
     async def follow(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Progress, None]:
-        """A turn as it comes, from its beginning to its end; raises ``GatewayError`` where nobody can say how it is."""
+        """Follow a turn from its beginning to its end. Raises ``GatewayError`` if it cannot be followed."""
         while turn.state is TurnState.STARTING:
-            turn = await self.starting.found(own, turn)
+            turn = await self.starting.find(own, turn)
             if turn.state is TurnState.STARTING:
                 yield Quiet()
                 await asyncio.sleep(LOOK_EVERY / 2)
@@ -120,19 +119,19 @@ class Turns:
             source = self._rest(own.caller, turn)
         async with aclosing(source):
             async for progress in source:
-                # by what somebody says the next turn may have begun, whose end of this one was not seen here
-                came = progress if isinstance(progress, tuple) else ()
-                if any(each.offset > 1 and each.entry.said is not None for each in came):
-                    then = await own.turn(turn.id)
-                    if then is not None and not then.state.active:
-                        if rest := tuple(each for each in came if each.offset <= then.length):
+                # a message of the user may begin the next turn, if another process has seen the end of this one
+                entries = progress if isinstance(progress, tuple) else ()
+                if any(each.offset > 1 and each.entry.said is not None for each in entries):
+                    stored = await own.turn(turn.id)
+                    if stored is not None and not stored.state.active:
+                        if rest := tuple(each for each in entries if each.offset <= stored.length):
                             yield rest
-                        yield TurnEnded(then)
+                        yield TurnEnded(stored)
                         return
                 yield progress
 
     async def entries(self, own: CallerStore, stretch: Stretch) -> tuple[LogEntry, ...]:
-        """What has come of a turn by now, up to where the stretch goes; else raises ``GatewayError``."""
+        """The entries of a stretch that exist by now. Raises ``GatewayError`` if the host does not show them."""
         turn, upto = stretch.turn, stretch.upto
         if turn.run is None or upto == 0 or (turn.end is None and turn.state is not TurnState.RUNNING):
             return ()
@@ -151,10 +150,10 @@ class Turns:
         return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
 
     async def stop(self, own: CallerStore, turn: Turn, *, wait: bool) -> Turn:
-        """As ``CallerConversations.stop``. One of which the host knows nothing is given up."""
-        turn = await self._withdrawn(own, turn)
-        await self.starting.done(turn, within=STOPPING)
-        turn = await self._withdrawn(own, await own.turn(turn.id) or turn)  # it may wait again
+        """As ``CallerConversations.stop``. A turn that the host does not know is given up."""
+        turn = await self._withdraw(own, turn)
+        await self.starting.wait_until_sent(turn, within=STOPPING)
+        turn = await self._withdraw(own, await own.turn(turn.id) or turn)  # it may be queued again
         turn = await self.settled(own, turn)
         if not turn.state.active:
             return turn
@@ -164,28 +163,30 @@ class Turns:
         try:
             await self._gateway.cancel(own.caller, turn.run.organization, turn.run.id, anyway=in_doubt)
         except NotFound:
-            return await self.starting.given_up(own, turn)
+            return await self.starting.give_up(own, turn)
         except RunEnded:
-            wait = True  # how, is about to be seen
+            wait = True  # the watch is about to see how
         watch = self.watch(own, turn)
         if wait:
             await asyncio.wait({watch.task}, timeout=STOPPING)
         return await own.turn(turn.id) or turn
 
-    async def _withdrawn(self, own: CallerStore, turn: Turn) -> Turn:
+    async def _withdraw(self, own: CallerStore, turn: Turn) -> Turn:
+        """Withdraw a turn if it is queued."""
         while turn.state is TurnState.QUEUED:
             withdrawn = replace(turn, state=TurnState.WITHDRAWN, ask=None, updated=self._clock())
-            turn = await own.put_turn(turn, withdrawn)  # if another process has begun it, that is how it is
-            self.starting.happened()
+            turn = await own.put_turn(turn, withdrawn)  # unless another process has started it
+            self.starting.announce_change()
         return turn
 
     def abandon(self, own: CallerStore, turn: Turn) -> None:
+        """Stop a turn in the background."""
         task = asyncio.ensure_future(self._stop_abandoned(own, turn))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
     async def aclose(self) -> None:
-        """Wait for what is being told to the host, and let go of the rest."""
+        """Wait for the turns that are being sent to the host, and cancel the rest."""
         if self._stopping:
             await asyncio.wait(set(self._stopping), timeout=CLOSING)
         await self.starting.aclose()
@@ -196,22 +197,23 @@ class Turns:
         await self._pages.aclose()
 
     async def _rest(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Progress, None]:
-        """Of a turn that is over, what comes behind ``offset``."""
+        """The entries behind ``offset`` of a turn that is over, and its end."""
         async for page in self._pages.read(caller, turn, offset):
             yield page
         yield TurnEnded(turn)
 
     async def _finish(self, own: CallerStore, turn: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
-        state, told = ENDS.get(run.status, TurnState.FAILED), self._gateway.answer(run)
-        if state is not TurnState.COMPLETED or told is None or told == answer:
-            told = None  # what the log tells is not kept twice
+        """Store the end of a turn. ``answer`` is the last one in its log."""
+        state, result = ENDS.get(run.status, TurnState.FAILED), self._gateway.answer(run)
+        if state is not TurnState.COMPLETED or result is None or result == answer:
+            result = None  # an answer that is in the log is not stored
 
         def over(then: Turn) -> Turn:
             return replace(
                 then,
                 state=state,
                 end=end,
-                answer=None if told is None else storable_text(told),
+                answer=None if result is None else storable_text(result),
                 error=storable_text(f"The run ended as {run.raw_status}.") if state is TurnState.FAILED else None,
                 updated=self._clock(),
             )
@@ -220,7 +222,7 @@ class Turns:
         while turn.state.active:
             ended = over(turn)
             turn = await own.put_turn(turn, ended)
-        if ended is not None and turn.updated == ended.updated:  # it was not somebody else who wrote it down
+        if ended is not None and turn.updated == ended.updated:  # this process has stored the end, not another one
             origin = self.starting.origins.pop(turn.id, None)
             told_turn(turn.created, turn.state, turn.length, origin, failed=turn.state is TurnState.FAILED)
         return turn
@@ -233,15 +235,15 @@ class Turns:
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("stopping a turn", error)
 
-    async def _see(self, own: CallerStore, turn: Turn, key: tuple[str, str], told: asyncio.Event) -> None:
+    async def _watch(self, own: CallerStore, turn: Turn, key: tuple[str, str], settled: asyncio.Event) -> None:
         try:
             async with aclosing(self.follow(own, turn)) as progress:
                 async for news in progress:
                     if isinstance(news, CaughtUp | TurnEnded | Leaving):
-                        told.set()
-                    if isinstance(news, Leaving) or loop_time() >= self._watches[key].asked + INTEREST:
+                        settled.set()
+                    if isinstance(news, Leaving) or loop_time() >= self._watches[key].requested + INTEREST:
                         return
         except GatewayError:
-            return  # whoever asks is told what is written down
+            return  # requests get what is stored
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("watching a turn", error)

@@ -61,7 +61,7 @@ async def test_nothing_is_left_behind_of_watches_looks_and_stops() -> None:
     await process.conversations.open()
     watched = await process.say("Say hello", conversation="watched")
     await process.conversations.of(ALICE).find_turn(watched.id)
-    process.conversations.of(ALICE).ask_after(watched)
+    process.conversations.of(ALICE).refresh(watched)
     world.host.before = Sequence("create", UpstreamTimeout())
     lost = await process.say("Say hello", conversation="lost")
     stopped = await process.say("Say hello", conversation="stopped")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codegen_api.conversations import TurnCheckpoint, end_of, owner_of
-from codegen_api.conversations.queueing import LONGEST_PAUSE, LOOK_ROUND_EVERY, MOST_QUEUED
+from codegen_api.conversations.queueing import LONGEST_PAUSE, MOST_QUEUED, SWEEP_EVERY
 from codegen_api.errors import (
     ConversationBusy,
     GatewayError,
@@ -338,7 +338,7 @@ async def test_another_process_begins_what_waits_when_its_owner_asks_for_anythin
 async def test_a_list_in_which_it_stands_is_enough() -> None:
     world = await abandoned(2)
     async with world.serving() as process:
-        process.conversations.of(ALICE).ask_after(world.turns()[1])
+        process.conversations.of(ALICE).refresh(world.turns()[1])
         assert (await over(process, world.turns()[1])).state is TurnState.COMPLETED
 
 
@@ -392,7 +392,7 @@ async def test_for_users_of_the_deployment_every_process_sees_to_what_waits(ende
     async with world.serving(absent=vouched) as one, world.serving(absent=vouched):
         last = world.turns()[2]
         assert (await over(one, last)).state is TurnState.COMPLETED
-        assert asyncio.get_running_loop().time() < 120 + 4 * LOOK_ROUND_EVERY
+        assert asyncio.get_running_loop().time() < 120 + 4 * SWEEP_EVERY
         assert heard(world) == list(TEXTS[:3])
 
 

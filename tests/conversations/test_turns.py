@@ -283,11 +283,11 @@ async def test_as_it_was_when_somebody_last_looked_costs_the_host_nothing() -> N
         calls = world.host.calls.total()
         assert (await process.conversations.of(ALICE).find_turn(turn.id, settled=False)).state is TurnState.RUNNING
         assert world.host.calls.total() == calls
-        process.conversations.of(ALICE).ask_after(turn)
+        process.conversations.of(ALICE).refresh(turn)
         await asyncio.sleep(10)
         over = await process.conversations.of(ALICE).find_turn(turn.id, settled=False)
         assert over.state is TurnState.COMPLETED
-        process.conversations.of(ALICE).ask_after(over)
+        process.conversations.of(ALICE).refresh(over)
 
 
 async def test_a_hundred_who_ask_cost_the_host_what_one_costs() -> None:
