@@ -1,4 +1,4 @@
-"""What is kept for one caller. It stands under a name of theirs; under another name it is not there."""
+"""What is stored for one caller, under an owner's name made from their identity. Other callers cannot reach it."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -17,19 +17,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TRIES = 10
-"""How often a change is tried that others get ahead of."""
+"""How often a change is attempted when others keep getting ahead of it."""
 
 
 def owner_of(caller: Caller) -> str:
-    """To whom things belong: the same whatever token they use, and it tells nobody who that is. A key that is confined
-    to an organization has nothing of what keys of its name have elsewhere.
+    """The name under which a caller's things are stored: the same for all their tokens, and it does not reveal who they
+    are. Keys of the same name that are confined to different organizations are different owners.
     """
-    said = [caller.principal.authority, caller.principal.user, caller.organization]
-    return hashlib.sha256(to_json([each for each in said if each is not None])).hexdigest()
+    identity = [caller.principal.authority, caller.principal.user, caller.organization]
+    return hashlib.sha256(to_json([each for each in identity if each is not None])).hexdigest()
 
 
 async def retried(attempt: Callable[[], Awaitable[T]]) -> T:
-    """What ``attempt`` gives, tried again where others were faster; raises ``Conflict`` when they are all the time."""
+    """Repeat ``attempt`` while it raises ``Overtaken``. Raises ``Conflict`` after ``TRIES`` attempts."""
     for _ in range(TRIES):
         with suppress(Overtaken):
             return await attempt()
@@ -37,7 +37,7 @@ async def retried(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 def checked(value: Json) -> None:
-    """Raises ``Rejected``: no database can keep this."""
+    """Raise ``Rejected`` if a database cannot store ``value``."""
     if not storable(value):
         raise Rejected("A text holds a character that cannot be kept: NUL, or half of a surrogate pair.")
 
@@ -45,7 +45,7 @@ def checked(value: Json) -> None:
 def _theirs(
     method: Callable[Concatenate[Store, str, P], Awaitable[T]],
 ) -> Callable[Concatenate["CallerStore", P], Awaitable[T]]:
-    """A method of a store, for the owner that the caller is."""
+    """A method of the store, bound to the caller as the owner."""
 
     @wraps(method)
     def of_owner(self: "CallerStore", /, *args: P.args, **more: P.kwargs) -> Awaitable[T]:
@@ -57,10 +57,10 @@ def _theirs(
 
 @dataclass(frozen=True)
 class CallerStore:
-    """What ``store`` keeps for ``caller`` under the name ``owner``. Its methods are the store's, but for these:
+    """What ``store`` has of ``caller``, under the name ``owner``. Its methods are the store's, except for these:
 
-    ``change_...`` looks, changes what is there ``to`` what it is to be, and looks again where others were faster; it
-    gives None if there is no such thing, and raises ``Conflict`` when others change it all the time.
+    ``change_...`` reads a thing, stores what the function ``to`` makes of it, and tries again if it was changed in
+    between. It returns None if there is no such thing, and raises ``Conflict`` if others change it all the time.
     """
 
     caller: Caller
@@ -98,8 +98,8 @@ class CallerStore:
         return await self._changed(self.store.turn, self.store.change_turn, id, to)
 
     async def put_turn(self, then: Turn, now: Turn) -> Turn:
-        """``now`` in the place of ``then``; or what is there by now instead. If it was removed, ``now``, and nothing is
-        written down.
+        """Store ``now`` in place of ``then``, unless that has been changed, and return what is stored. If the turn was
+        removed, nothing is stored, and ``now`` is returned.
         """
         return await self.replace_turn(then, now) or await self.turn(then.id) or now
 

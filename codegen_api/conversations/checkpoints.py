@@ -1,7 +1,6 @@
-"""Checkpoints: places in a conversation to which one can come back.
+"""Checkpoints: places in a conversation from which it can continue again.
 
-A checkpoint is a cursor in a turn: so many entries of the turn's stretch of the log have come. Nothing is stored for
-it.
+A checkpoint is a turn and a number of its entries. Nothing is stored for it.
 """
 
 import re
@@ -13,14 +12,14 @@ from codegen_api.errors import NotFound
 from codegen_api.stores import Conversation, Turn, TurnState
 
 BEFORE = -1
-"""The offset of the checkpoint before the user has said anything."""
+"""The offset of the checkpoint before the turn's message."""
 
 _FORM = re.compile(r"(.{1,200})\.(input|[0-9]{1,15})", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class TurnCheckpoint:
-    """Behind entry ``offset`` of the turn's stretch, counted from 1; at 0 the user has spoken and nothing has come."""
+    """The place behind entry ``offset`` of the turn, counted from 1. Offset 0 is behind the message, before entry 1."""
 
     turn: str
     offset: int
@@ -30,7 +29,7 @@ class TurnCheckpoint:
 
     @classmethod
     def of(cls, text: str) -> "TurnCheckpoint":
-        """Raises ``NotFound``: there can be no such checkpoint."""
+        """Parse a checkpoint. Raises ``NotFound`` if ``text`` is none."""
         found = _FORM.fullmatch(text)
         if found is None:
             raise NotFound.named("TurnCheckpoint", text)
@@ -43,13 +42,13 @@ def end_of(turn: Turn) -> TurnCheckpoint:
 
 
 def parent_of(child: Turn | Conversation) -> TurnCheckpoint | None:
-    """From where it goes on, if it does."""
+    """The checkpoint that a turn continues from, or that a conversation is a fork of."""
     return None if child.parent is None else TurnCheckpoint.of(child.parent)
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Of a turn, what a checkpoint in it or behind it holds: all that has come (None), or so many entries."""
+    """The part of a turn that leads to a checkpoint: its first ``upto`` entries, or with None all of them."""
 
     turn: Turn
     upto: int | None
@@ -58,9 +57,9 @@ class Stretch:
 async def path(
     own: CallerStore, checkpoint: TurnCheckpoint | None, known: Sequence[Turn] = (), *, asked_for: bool = False
 ) -> list[Stretch]:
-    """The turns that lead to a checkpoint, the first one first. ``known`` need not be looked up. What a conversation is
-    a fork of may be no more: then that is missing at the front; of a checkpoint that somebody has ``asked_for``,
-    ``NotFound`` is raised.
+    """The stretches that lead to a checkpoint, oldest first. Turns in ``known`` are not looked up. Where turns of a
+    forked conversation have been removed, the path begins behind them; but if the checkpoint itself is missing, and
+    ``asked_for`` by a client, ``NotFound`` is raised.
     """
     turns = {turn.id: turn for turn in known}
     found: list[Stretch] = []
@@ -85,8 +84,8 @@ async def path_within(
     known: Sequence[Turn],
     has: Callable[[Turn, int], Awaitable[bool]],
 ) -> list[Stretch]:
-    """The same for a checkpoint of a conversation, or of one that it is a fork of; else raises ``NotFound``. ``known``
-    are its turns, and ``has`` says whether there is an entry of one by now.
+    """``path`` for a checkpoint of a conversation, or of one that it is a fork of. Raises ``NotFound`` for others.
+    ``known`` are the conversation's turns, and ``has`` says whether a turn has an entry by now.
     """
     found = await path(own, checkpoint, known, asked_for=True)
     if any(turn.id == checkpoint.turn for turn in known):
@@ -99,9 +98,9 @@ async def path_within(
 
 
 async def _inherits(own: CallerStore, conversation: str, checkpoint: TurnCheckpoint, known: Sequence[Turn]) -> bool:
-    """Whether a checkpoint of another conversation is one that leads to this one, which is a fork of it."""
-    there, ids = await own.conversation(conversation), {turn.id for turn in known}
-    parents = {turn.parent for turn in known} | {None if there is None else there.parent}
+    """Whether a conversation is a fork that continues from a checkpoint of another one, or from a later place."""
+    stored, ids = await own.conversation(conversation), {turn.id for turn in known}
+    parents = {turn.parent for turn in known} | {None if stored is None else stored.parent}
     for parent in (TurnCheckpoint.of(each) for each in parents if each is not None):
         if parent == checkpoint:
             return True
@@ -112,7 +111,7 @@ async def _inherits(own: CallerStore, conversation: str, checkpoint: TurnCheckpo
 
 
 def _reaches(turn: Turn, offset: int) -> bool:
-    """Whether so much has come of a turn, or may have by now."""
+    """Whether a turn has ``offset`` entries, or may have them by now."""
     if turn.end is None:
         return turn.state is TurnState.RUNNING or offset <= 0
     return offset <= turn.length

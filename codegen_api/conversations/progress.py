@@ -1,7 +1,7 @@
-"""A turn's stretch of its run's log: as it comes, entry by entry, and then its end; or, when it is over, page by page.
+"""Reads a turn's stretch of its run's log: live, entry by entry until its end, or page by page once it is over.
 
-Offsets count the entries of the turn from 1. Everything is read through the gateway, so who may not see the run sees no
-turn of it.
+Offsets count the entries of the turn from 1. Everything is read through the gateway, so callers who may not see the run
+see none of its turns.
 """
 
 import asyncio
@@ -25,37 +25,37 @@ from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import PendingRequest
 
 RESUME_DOUBT = 30.0
-"""Seconds after a resume in which the host may still tell of the end before it."""
+"""Seconds after a resume in which the host may still report the end before it."""
 
 DECISION_DOUBT = 5.0
-"""Seconds after a decision in which the host may still say that the run waits for it."""
+"""Seconds after a decision in which the host may still report the run as waiting for it."""
 
 MOMENT = 0.01
 
 DOUBTED_SECONDS = 1.0
-"""How long an end that is not believed is left alone."""
+"""Seconds until an end that is not believed is looked at again."""
 
 FRESH = 5.0
-"""Seconds for which a page is believed at least."""
+"""Shortest time, in seconds, that a page is cached."""
 
 LASTING = 0.1
-"""The part of the time for which a turn has been over that a page of it is believed: what has stayed as it was for long
-will stay so for some time. Caches of the web estimate in the same way.
+"""A page is cached for this fraction of the time since its turn ended, as HTTP caches do: what has not changed for long
+will not change soon.
 """
 
 RESTING = (RunStatus.WAITING, RunStatus.PAUSED)
-"""The host does nothing until somebody answers: that ends a turn, though not the run."""
+"""The host does nothing until somebody answers. That ends a turn, but not its run."""
 
 ENDS: Mapping[RunStatus, TurnState] = {
     RunStatus.COMPLETED: TurnState.COMPLETED,
     RunStatus.CANCELLED: TurnState.CANCELLED,
     **dict.fromkeys(RESTING, TurnState.WAITING),
 }
-"""What becomes of a turn when its run is like this at its end. With any other status it has failed."""
+"""The state of a turn by the status of its run at the end. With any other status the turn has failed."""
 
 
 class TurnEntry(NamedTuple):  # many are made, and this is how they are made fastest
-    """Entry ``offset``, new or, if ``amended``, as it is now."""
+    """Entry ``offset`` of a turn: new, or, if ``amended``, a changed version of it."""
 
     offset: int
     entry: LogEntry
@@ -64,14 +64,14 @@ class TurnEntry(NamedTuple):  # many are made, and this is how they are made fas
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """All that was there has come, up to ``offset``."""
+    """All entries that existed have been yielded, up to ``offset``."""
 
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The turn is over, and all of it has come."""
+    """The turn is over, and all its entries have been yielded."""
 
     turn: Turn
 
@@ -81,19 +81,19 @@ Entries: TypeAlias = tuple[TurnEntry, ...]
 Progress: TypeAlias = Entries | CaughtUp | Notice | Quiet | Leaving | TurnEnded
 
 Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, Entries]]"
-"""What batches amount to in turns that begin somewhere, made once for all who are given the same one."""
+"""The entries of a batch by the cursor at which their turn begins, made once for all readers of that batch."""
 
 Finish = Callable[[Turn, Run, Cursor, str | None], Awaitable[Turn]]
-"""Write down that a turn is over: with the run as it is, where its log ended, and the last answer in it."""
+"""Stores the end of a turn, given its run, the end of its log and the last answer in that."""
 
 
 async def read_behind(gateway: Gateway, caller: Caller, ref: RunRef, after: Cursor, most: int) -> LogPage:
-    """Entries of a log, oldest first."""
+    """Read at most ``most`` entries of a log, oldest first."""
     return await gateway.read_log(caller, ref.organization, ref.id, after, most, newest_first=False)
 
 
 async def pending_in(gateway: Gateway, caller: Caller, ref: RunRef) -> Sequence[PendingRequest]:
-    """What a run that waits waits for, oldest first. Nothing where the host does not say so."""
+    """The pending requests of a run, oldest first. Empty if the host does not tell them."""
     try:
         return await gateway.pending(caller, ref.organization, ref.id)
     except Unsupported:
@@ -110,8 +110,8 @@ async def live(
     *,
     doubt: float,
 ) -> AsyncGenerator[Progress, None]:
-    """A turn whose end is not known. For ``doubt`` more seconds the host may tell of the end before it. ``rest_of``
-    reads what comes behind an offset in a turn that is over, to its end.
+    """Follow a turn whose end is not known. For ``doubt`` more seconds the host may report the end of the turn before.
+    ``rest_of`` yields what is behind an offset of a turn that is over, and then its end.
     """
     assert turn.run is not None  # noqa: S101 - or it would not be running
     ref, watch = turn.run, _Watch(gateway, caller, turn, turn.run, shared, loop_time() + doubt)
@@ -122,10 +122,10 @@ async def live(
         async with aclosing(stream):
             async for update in stream:
                 if isinstance(update, Resync):
-                    await watch.make_sure_of_the_log(update)
-                    gateway.touched(ref)  # whoever reads the log here is behind
+                    await watch.require_same_log(update)
+                    gateway.touched(ref)  # the follower of this log is behind
                     break
-                if (news := watch.see(update)) is not None:
+                if (news := watch.take(update)) is not None:
                     yield news
                 if isinstance(update, Leaving):
                     return
@@ -134,16 +134,16 @@ async def live(
                     async for rest in rest_of(over, watch.offset):
                         yield rest
                     return
-                if watch.has_caught_up():
+                if watch.catches_up():
                     yield CaughtUp(watch.offset)
-        # an end that is not believed, because it may be the one from before the resume, or a reader that is behind
+        # the end is not believed, as it may be from before the resume, or the follower is behind
         yield Quiet()
         await asyncio.sleep(DOUBTED_SECONDS)
 
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """What has been seen of a turn, and whether that is all."""
+    """What has been seen of a turn in progress, and whether that is all of it."""
 
     gateway: Gateway
     caller: Caller
@@ -158,23 +158,23 @@ class _Watch:
     resting_at: Cursor | None = None
     ended: bool = False
     current: bool = False
-    """Everything that was there has been given,"""
+    """Whether all existing entries have been yielded."""
     caught: bool = False
-    """and that was said."""
+    """Whether ``CaughtUp`` has been yielded."""
 
     @property
     def described(self) -> Run:
         assert self.run is not None  # noqa: S101 - nothing but notices comes before the run
         return self.run
 
-    def see(self, update: Update) -> Progress | None:
-        """Take notice of this, and say what of it is news to whoever follows the turn."""
+    def take(self, update: Update) -> Progress | None:
+        """Record an update of the log, and return what it means for those who follow the turn."""
         match update:
             case Batch():
-                return self._take(update) or None
+                return self._take_entries(update) or None
             case Changed(run=run, seen=seen):
                 self._describe(run)
-                # the answer to the resume counts, which came a moment before the turn was written down as running
+                # the answer to the resume counts: it came a moment before the turn was stored as running
                 since = self.doubted_until - RESUME_DOUBT - MOMENT
                 resting = run.status.ended or run.status in RESTING
                 self.active_seen = self.active_seen or (seen >= since and not resting)
@@ -188,7 +188,7 @@ class _Watch:
         return None
 
     async def is_over(self) -> bool:
-        """Whether the turn has ended, or the host waits for an answer, and everything has come."""
+        """Whether the turn has ended, or its run waits, and all entries have been taken."""
         if self.run is None or self._doubtful():
             return False
         if self.ended:
@@ -198,20 +198,20 @@ class _Watch:
         cursor = self.turn.begin + self.offset
         if self.resting_at is None or self.resting_at < cursor:
             page = await self._read(cursor)
-            # what was said of the run here may be from before the resume
+            # the status known here may be from before the resume
             rests = page.run.status in RESTING or page.run.raw_status is None
             self.resting_at = page.last if page.at_end and rests else None
         return self.resting_at == cursor
 
-    def has_caught_up(self) -> bool:
-        """Whether to say, once, that everything has come. When the run has ended, the turn is about to be over."""
+    def catches_up(self) -> bool:
+        """Whether to yield ``CaughtUp`` now: once, and not if ``TurnEnded`` is about to come."""
         if not self.current or self.caught or (self.described.status.ended and not self._doubtful()):
             return False
         self.caught = True
         return True
 
-    async def make_sure_of_the_log(self, resync: Resync) -> None:
-        """Raises ``UpstreamError``: it is not the one in which the turn is."""
+    async def require_same_log(self, resync: Resync) -> None:
+        """Raise ``UpstreamError`` if the log is not the one that the turn is in."""
         if resync.cursor == 0 or not (await self._read(resync.requested - 1)).entries:
             raise UpstreamError("The host has another log under the name of this run.")
 
@@ -220,36 +220,34 @@ class _Watch:
         self.ended = False
         self.resting_at = None
 
-    def _take(self, batch: Batch) -> Entries:
+    def _take_entries(self, batch: Batch) -> Entries:
         begin = self.turn.begin
-        made = self.shared.setdefault(batch, {})
-        came = made.get(begin)
-        if came is None:
-            came = made[begin] = tuple(
+        by_begin = self.shared.setdefault(batch, {})
+        entries = by_begin.get(begin)
+        if entries is None:
+            entries = by_begin[begin] = tuple(
                 TurnEntry(event.cursor - begin, event.entry, amended=not isinstance(event, Appended))
                 for event in batch.entries
                 if event.cursor > begin
             )
-        for each in came:
+        for each in entries:
             self.offset = max(self.offset, each.offset)
             if each.entry.answers:
                 self.answer = self.gateway.step(each.entry).text
-        return came
+        return entries
 
     async def _read(self, after: Cursor) -> LogPage:
         return await read_behind(self.gateway, self.caller, self.ref, after, self.gateway.page_size)
 
     def _doubtful(self) -> bool:
-        """Whether this may be the state from before the resume: the prompt itself is one entry."""
+        """Whether this may be the state from before the resume. One entry proves nothing: it may be the prompt."""
         believed = self.active_seen and self.described.status not in RESTING
-        believed = believed or (not self.turn.prompt and self.described.status.ended)  # it waited, so this is news
+        believed = believed or (not self.turn.prompt and self.described.status.ended)  # the run waited: this is new
         return not believed and self.offset <= 1 and loop_time() < self.doubted_until
 
 
 class Pages:
-    """Reads what is over, and keeps ``max_bytes`` of it for whoever reads it again. ``clock`` gives seconds since the
-    epoch.
-    """
+    """Reads turns that are over, and caches ``max_bytes`` of them. ``clock`` returns seconds since the epoch."""
 
     def __init__(self, gateway: Gateway, *, max_bytes: int, clock: Callable[[], float]) -> None:
         self._gateway = gateway
@@ -258,7 +256,9 @@ class Pages:
         self._flights: Singleflight[tuple[str, Cursor, str], Entries] = Singleflight()
 
     async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Entries, None]:
-        """What comes behind ``offset`` in a turn that is over; raises ``GatewayError`` where that is not shown."""
+        """Yield the entries behind ``offset`` of a turn that is over. Raises ``GatewayError`` if the caller may not see
+        them, or the host fails.
+        """
         end = turn.begin if turn.end is None else turn.end
         size = self._gateway.page_size
         while turn.run is not None and (cursor := turn.begin + offset) < end:
@@ -269,7 +269,7 @@ class Pages:
                 flight = (turn.id, start, caller.credential.digest)
                 page = await self._flights.share(flight, partial(self._fetch, caller, turn, start, end))
             if page[0].offset <= offset:
-                page = tuple(came for came in page if came.offset > offset)
+                page = tuple(each for each in page if each.offset > offset)
             offset = page[-1].offset
             yield page
 
@@ -277,7 +277,7 @@ class Pages:
         await self._flights.aclose()
 
     async def _fetch(self, caller: Caller, turn: Turn, start: Cursor, end: Cursor) -> Entries:
-        """The page of the log from ``start`` on, as far as it is the turn's."""
+        """The turn's entries on the page of the log that begins at ``start``."""
         assert turn.run is not None  # noqa: S101 - it is read
         entries: list[LogEntry] = []
         size = self._gateway.page_size
@@ -292,11 +292,11 @@ class Pages:
             if turn.begin < position <= end
         )
         over = self._clock() - turn.updated
-        good_until = loop_time() + (FRESH if any(came.entry.absent for came in page) else max(FRESH, LASTING * over))
+        good_until = loop_time() + (FRESH if any(each.entry.absent for each in page) else max(FRESH, LASTING * over))
         if _size((good_until, page)) <= self._kept.maxsize:
             self._kept[turn.id, start] = (good_until, page)
         return page
 
 
 def _size(kept: tuple[float, Entries]) -> int:
-    return 100 + sum(came.entry.size for came in kept[1])
+    return 100 + sum(each.entry.size for each in kept[1])

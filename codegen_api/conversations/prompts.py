@@ -1,7 +1,7 @@
-"""Words: of messages and tools, and what a host is told at the beginning of a run. Pure functions.
+"""The texts of messages and tools, and the first prompt of a run. Pure functions.
 
-A host knows no system prompts, and nothing of other runs. What is not the user's own words stands in a fence that no
-text inside can close: it is longer than any run of backticks there.
+Hosts have no system prompts, and a run knows nothing of other runs. So the first prompt has both, in fences: each is
+longer than any run of backticks inside it, so that no text can close it.
 """
 
 import re
@@ -11,7 +11,7 @@ from codegen_api.runs import Json, Step, StepKind, to_json
 from codegen_api.stores import Turn
 
 TRANSCRIPT_CHARACTERS = 200_000
-"""So much of a conversation is told again, its newest part."""
+"""How much of a transcript is sent: its newest part."""
 
 
 def with_system_prompt(system_prompt: str | None, prompt: str) -> str:
@@ -23,7 +23,7 @@ def with_system_prompt(system_prompt: str | None, prompt: str) -> str:
 
 
 def with_transcript(said: Sequence[tuple[str, str]], prompt: str) -> str:
-    """The first prompt of a run that goes on where another one was. ``said``: who, and what, in order."""
+    """The first prompt of a run that continues another one. ``said`` are pairs of speaker and text, in order."""
     text = "\n\n".join(f"{who}: {what.strip()}" for who, what in said if what.strip())
     if not text:
         return prompt
@@ -33,14 +33,14 @@ def with_transcript(said: Sequence[tuple[str, str]], prompt: str) -> str:
 
 
 def is_own_prompt(turn: Turn, offset: int, step: Step) -> bool:
-    """Whether the entry at ``offset`` is the prompt with which its turn began, which is shown as the user wrote it.
-    Some hosts say other things before it.
+    """Whether the entry at ``offset`` is the turn's own prompt, of which clients have the user's original. Some hosts
+    say other things before it.
     """
     return step.kind is StepKind.USER and (offset == 1 or step.text.strip() == turn.prompt.strip())
 
 
 def storable_text(text: str) -> str:
-    """``text`` without what no store can keep: NUL, and halves of surrogate pairs."""
+    """``text`` with NUL and halves of surrogate pairs replaced, which no store can keep."""
     return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
 
 
@@ -61,14 +61,14 @@ def images_of(*messages: Mapping[str, Json]) -> tuple[str, ...]:
 
 
 def arguments_of(step: Step) -> Mapping[str, Json]:
-    """What a tool was called with, as an object: clients know nothing else."""
+    """The input of a tool as an object, because clients accept nothing else."""
     if step.input is None:
         return {}
     return step.input if isinstance(step.input, Mapping) else {"input": step.input}
 
 
 def output_of(step: Step) -> str:
-    """What a tool answered, as a text."""
+    """The output of a tool as text."""
     return "" if step.output is None else as_text(step.output)
 
 

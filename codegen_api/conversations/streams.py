@@ -1,4 +1,4 @@
-"""Turns as streams: what comes of one, kept alive, from where its reader is, and broken off where it has to be."""
+"""Turns as streams: from the reader's position on, with signs of life, cut off when they have to be."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -20,29 +20,31 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class ReaderAhead(Exception):
-    """A reader says that they have what nobody can have sent."""
+    """A reader claims a position that cannot have been sent yet."""
 
 
 class Teller(Protocol[T_co]):
-    """Says of a turn what one reader is told."""
+    """A dialect's view of a turn for one reader: each method returns what to send."""
 
     @property
     def claimed(self) -> int:
-        """The entry of the turn up to which the reader says that they have been told; 0: none."""
+        """The last entry of the turn that the reader claims to have; 0 for none."""
         ...
 
     def begin(self) -> T_co:
-        """What comes before the first entry, if that was not told."""
+        """What comes before the first entry, unless it has been sent."""
         ...
 
     def take(self, entries: Entries) -> T_co: ...
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> T_co:
-        """What comes behind the last entry. Raises ``ReaderAhead`` for a reader who has something behind that."""
+        """What comes after the last entry. Raises ``ReaderAhead`` if the reader claims a position behind that."""
         ...
 
 
 class StreamLife:
+    """How long a stream may go on: as long as the caller's credential is valid, and no longer than any stream."""
+
     def __init__(self, conversations: CallerConversations) -> None:
         patrol = conversations.shared.gateway.patrol(conversations.caller)
         self.heartbeat = patrol.heartbeat
@@ -51,11 +53,11 @@ class StreamLife:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds until the stream has reached its greatest age."""
         return max(0.0, self._until - loop_time())
 
     def check(self) -> None:
-        """Raises ``InvalidToken`` where what the caller came with is not good any longer, ``StreamCut`` in the end."""
+        """Raise ``InvalidToken`` if the caller's credential has expired, ``StreamCut`` if the stream is too old."""
         self._conversations.require_good()
         if not self.left:
             raise StreamCut
@@ -64,8 +66,8 @@ class StreamLife:
 async def updates(
     conversations: CallerConversations, turn: Turn
 ) -> AsyncGenerator[Entries | CaughtUp | TurnEnded | None, None]:
-    """A turn from its beginning to its end, as it comes. None is a sign of life. Raises ``InvalidToken`` when what the
-    caller came with is good no longer, and ``StreamCut`` when this process, or the stream, is to be left.
+    """Follow a turn from its beginning to its end. None is a sign of life. Raises ``InvalidToken`` when the caller's
+    credential expires, and ``StreamCut`` when the client must reconnect: this process stops, or the stream is too old.
     """
     async with aclosing(conversations.follow(turn)) as progress:
         async for news in progress:
@@ -85,17 +87,17 @@ async def updates(
 async def tell(
     conversations: CallerConversations, turn: Turn, teller: Callable[[bool], Teller[T]], *, at_once: bool
 ) -> AsyncGenerator[T | None, None]:
-    """What a reader is told of a turn as it comes. None is a sign of life. The beginning is told ``at_once``, or when
-    the log was seen. Raises what ``updates`` does.
+    """Yield what ``teller`` makes of a turn for a reader. None is a sign of life. The beginning comes ``at_once``, or
+    when the log has been read. Raises what ``updates`` does.
 
-    ``teller`` is asked for one that believes where the reader says to be; and if nobody can be there, for one that does
-    not.
+    ``teller`` is called with whether to believe the position that the reader claims: first with True, and if that
+    position is impossible with False.
     """
     for is_believed in (True, False):
         with suppress(ReaderAhead):
-            async with aclosing(_told(conversations, turn, teller(is_believed), at_once=at_once)) as told:
-                async for each in told:
-                    yield each
+            async with aclosing(_tell(conversations, turn, teller(is_believed), at_once=at_once)) as pieces:
+                async for piece in pieces:
+                    yield piece
             return
 
 
@@ -106,12 +108,12 @@ async def frames(
     *,
     failed: Callable[[GatewayError], bytes],
 ) -> AsyncGenerator[bytes, None]:
-    """The same as bytes, at once, with ``PING`` as a sign of life. Where nobody can say how the turn goes on, what
-    ``failed`` makes of that comes last. Raises ``StreamCut`` where it breaks off, and the turn goes on.
+    """``tell`` as bytes, beginning at once, with ``PING`` as a sign of life. If the turn cannot be followed, what
+    ``failed`` makes of the error comes last. Raises ``StreamCut`` if the stream breaks off while the turn goes on.
     """
     try:
-        async with aclosing(tell(conversations, turn, teller, at_once=True)) as told:
-            async for piece in told:
+        async with aclosing(tell(conversations, turn, teller, at_once=True)) as pieces:
+            async for piece in pieces:
                 if piece is None:
                     yield PING
                 elif piece:
@@ -123,7 +125,7 @@ async def frames(
         yield failed(error)
 
 
-async def _told(
+async def _tell(
     conversations: CallerConversations, turn: Turn, teller: Teller[T], *, at_once: bool
 ) -> AsyncGenerator[T | None, None]:
     claims_more = False
@@ -135,7 +137,7 @@ async def _told(
                 case None:
                     yield None
                 case CaughtUp(offset=offset):
-                    # another instance may have read further than this one; behind the last entry stands the end
+                    # another instance may have read further; the position behind the last entry is that of the end
                     claims_more = teller.claimed > offset and not await conversations.has(turn, teller.claimed)
                     if claims_more and teller.claimed > offset + 1:
                         raise ReaderAhead
