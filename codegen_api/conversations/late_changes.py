@@ -1,7 +1,8 @@
-"""What has changed in the entries of turns after they were told, as this process has seen it.
+"""Which entries of turns changed after they were sent, as this process has seen it.
 
-No log says that something in it was late. So it is noted here, for all who read a turn and for who comes back to it.
-What entries were is not kept, only how to tell one form of them from another: what is told again is what they are now.
+A log does not say that something in it came late. So it is recorded here, for all readers of a turn and for those who
+reconnect. Earlier versions of entries are not kept, only hashes that tell versions apart: what is sent again is always
+the present version.
 """
 
 from array import array
@@ -15,20 +16,20 @@ from cachetools import LRUCache
 from codegen_api.runs import LogEntry, Step, to_json
 
 ROOM = 2000
-"""So many entries are told again between two events. More wait for the next one."""
+"""How many entries can be sent again between two events. More wait for the next event."""
 
 MOST_BYTES = 16 * 1024 * 1024
-"""So much is noted of all turns together."""
+"""The bound on all records together."""
 
 PORTION = 64
-"""Of so many entries more the forms are noted, when there is one more."""
+"""By how many entries the array of forms grows at a time."""
 
 UNTOLD = 0
-"""The form of an entry that nobody was told of."""
+"""The form of an entry that has not been sent to anyone."""
 
 
 class Form(NamedTuple):
-    """Tells an entry from what it was: all of it, what is said in it, what is called, and what came of that."""
+    """Hashes that tell versions of an entry apart: of all of it, its text, its call, and the call's outcome."""
 
     whole: int
     text: int
@@ -37,15 +38,15 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, entry: LogEntry, step: Step) -> "Form":
-        asked = None if step.input is None else to_json(step.input)
-        answered = None if step.output is None else to_json(step.output)
+        arguments = None if step.input is None else to_json(step.input)
+        output = None if step.output is None else to_json(step.output)
         text = hash((step.kind, step.raw_kind, step.text, entry.created_at))
-        return cls(hash(entry.json) or 1, text, hash((step.tool, asked)), hash((step.closed, answered)))
+        return cls(hash(entry.json) or 1, text, hash((step.tool, arguments)), hash((step.closed, output)))
 
 
 class Slot(NamedTuple):
-    """Where an entry is told again: when ``behind`` entries had come, of which the last was closed or not, as the
-    ``number``-th there; -1 is before all of those. Slots are in the order in which they are told.
+    """Where in a stream an entry is sent again: behind entry number ``behind``, before or after that ``is_closed``, as
+    the ``number``-th one there; -1 is before all of those. Slots sort in the order of the stream.
     """
 
     behind: int
@@ -66,9 +67,9 @@ START = Slot(0, False)
 
 @dataclass(frozen=True, slots=True)
 class EventLayout:
-    """Where among the numbers of an entry's events that which is told again stands: in blocks of ``block`` numbers. The
-    first ones begin at ``meanwhile``, for what comes while the entry, an action, is open; then what closes it has a
-    block, and what comes afterwards the rest.
+    """How the numbers of an entry's events are laid out for repeated entries, which take ``block`` numbers each. The
+    blocks from ``meanwhile`` on are for repeats while the entry is an open action; the next block is for what closes
+    it, and the rest for repeats afterwards.
     """
 
     meanwhile: int
@@ -76,7 +77,7 @@ class EventLayout:
 
     @property
     def closed(self) -> int:
-        """The first number of what closes an action."""
+        """The first number of the events that close an action."""
         return self.meanwhile + ROOM * self.block
 
     @property
@@ -89,19 +90,19 @@ class EventLayout:
         return self.afterwards + ROOM * self.block
 
     def slot(self, offset: int, place: int) -> Slot:
-        """What who has the events of entry ``offset`` up to a number has been told."""
+        """The slot that a reader has reached who has the events of entry ``offset`` up to number ``place``."""
         is_closed = place >= self.closed
         first = self.afterwards if is_closed else self.meanwhile
         return Slot(offset, is_closed, max(-1, (place - first) // self.block))
 
     def first(self, slot: Slot) -> int:
-        """The first number of what is told again there."""
+        """The first number of the entry that is sent again at ``slot``."""
         return (self.afterwards if slot.is_closed else self.meanwhile) + self.block * slot.number
 
 
 @dataclass(slots=True)
 class Alteration:
-    """An entry is not what somebody was told: in which parts, and where it is told again. None: nobody was there."""
+    """Which parts of an entry changed after they were sent, and where it is sent again; None: it has not been yet."""
 
     text: bool = False
     call: bool = False
@@ -110,26 +111,27 @@ class Alteration:
 
 
 class TurnChanges:
-    """Those in one turn. ``grown`` is called when there is more to note."""
+    """The late changes of one turn. ``on_growth`` is called when the record takes more memory."""
 
-    def __init__(self, grown: Callable[[], None] = lambda: None) -> None:
-        self._grown = grown
-        self._forms = array("q")  # of each entry as it was told last
+    def __init__(self, on_growth: Callable[[], None] = lambda: None) -> None:
+        self._on_growth = on_growth
+        self._forms = array("q")  # of each entry as it was sent last
         self._altered: dict[int, Alteration] = {}
-        self._front = (0, False)  # how far anybody was told anything,
-        self._taken = 0  # and the slots that are taken there
+        self._front = (0, False)  # the furthest place that any reader has reached
+        self._taken = 0  # how many slots are taken there
 
     @property
     def size(self) -> int:
         """What holding this costs, in bytes."""
         return 500 + 8 * len(self._forms) + 300 * len(self._altered)
 
-    def tell(self, offset: int, form: Form) -> None:
+    def record(self, offset: int, form: Form) -> None:
+        """Record that an entry is sent in this form."""
         parts = len(form)
         start = parts * offset
         if start >= len(self._forms):
             self._forms.extend([UNTOLD] * (parts * (offset + PORTION) - len(self._forms)))
-            self._grown()
+            self._on_growth()
         if self._forms[start] == form.whole:
             return
         before = Form(*self._forms[start : start + parts])
@@ -140,20 +142,20 @@ class TurnChanges:
             altered.call |= before.call != form.call
             altered.outcome |= before.outcome != form.outcome
             altered.slot = None
-            self._grown()
+            self._on_growth()
 
     def of(self, offset: int) -> Alteration | None:
-        """What has changed in an entry."""
+        """What has changed in an entry, if anything has."""
         return self._altered.get(offset)
 
     def reach(self, place: tuple[int, bool]) -> bool:
-        """Somebody is there. Whether nobody was told of anything behind that."""
+        """Record that a reader has reached ``place``, and return whether none has got further."""
         if place > self._front:
             self._front, self._taken = place, 0
         return place == self._front
 
     def take(self, altered: Alteration, after: Slot, *, last: bool) -> Slot | None:
-        """A slot at the front, behind ``after``. None: it is full. The ``last`` place never is."""
+        """Take a slot at the front, behind ``after``; None if that is full. The ``last`` place never is."""
         number = max(self._taken, after.number + 1 if after.place == self._front else 0)
         if number >= ROOM and not last:
             return None
@@ -163,18 +165,18 @@ class TurnChanges:
 
 
 class LateChanges:
-    """The changes of those turns that somebody has read lately."""
+    """The late changes of the turns that have been read lately."""
 
     def __init__(self, max_bytes: int = MOST_BYTES) -> None:
         self._changes: LRUCache[str, TurnChanges] = LRUCache(max_bytes, getsizeof=lambda changes: changes.size)
 
     def of(self, turn_id: str) -> TurnChanges:
-        """Those of a turn: the same for all who read it."""
+        """The late changes of a turn, shared by all its readers."""
         changes = self._changes.get(turn_id)
         if changes is None:
             changes = self._changes[turn_id] = TurnChanges(lambda: self._weigh(turn_id))
         return changes
 
     def _weigh(self, turn_id: str) -> None:
-        with suppress(KeyError, ValueError):  # it is kept no longer, or has become too large for that
+        with suppress(KeyError, ValueError):  # evicted already, or too large to keep
             self._changes[turn_id] = self._changes.pop(turn_id)

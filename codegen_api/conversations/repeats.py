@@ -1,8 +1,8 @@
-"""What clients say twice: messages that may not have arrived, all of them with every request, or the same request.
+"""Recognizes what clients send again: a message that may not have arrived, a whole history, or the same request.
 
-A request begins a turn once, however often it is sent: by its key, or, as some SDKs repeat by themselves, without one.
-The id of a turn is made of what tells its request from all others, so it is there, or it is not. Where a repeat has
-none of that, because the first went to another process or came before a restart, equal bodies are looked for.
+A request begins a turn once, however often it is sent, with a key or, by SDKs that retry by themselves, without one.
+The turn's id is made from what identifies the request, so a repeat finds the turn under it. If a repeat without a key
+cannot be identified, because the first went to another process or came before a restart, bodies are compared.
 """
 
 import uuid
@@ -22,20 +22,20 @@ from codegen_api.stores import Turn, TurnState
 NAMESPACE = uuid.UUID("b1a7cf0a-3a0e-4d0f-9d2e-5f3c3a2f6e11")
 
 BODY = "body_digest"
-"""Under this name the options of a turn have the digest of what was sent for it."""
+"""The option of a turn that holds the digest of its request's body."""
 
 LOOKED_THROUGH = 50
-"""So many of a conversation's turns are looked through for a message, the latest."""
+"""How many turns, the latest ones, are searched for a message or a body."""
 
 
 def heard_of(turn: Turn) -> bool:
-    """Whether the host has heard of a turn, or may have, or may yet. Of one that it refused the client was told."""
+    """Whether the host has received a turn, or may have, or may yet. The client knows of a turn that it refused."""
     return turn.state is not TurnState.WITHDRAWN and (turn.state is not TurnState.FAILED or turn.end is not None)
 
 
 async def said_before(own: CallerStore, conversation: str, message: Mapping[str, Json]) -> Turn | None:
-    """The turn in which the user said this, under this id, if the host may have heard it; raises
-    ``IdempotencyKeyReused`` where they said something else.
+    """The turn with this message, found by the message's id, if the host may have received it. Raises
+    ``IdempotencyKeyReused`` if the message under that id is another one.
     """
     for turn in await own.turns(conversation, limit=LOOKED_THROUGH):
         for said in turn.messages:
@@ -47,13 +47,13 @@ async def said_before(own: CallerStore, conversation: str, message: Mapping[str,
 
 
 def said_ids(turns: Iterable[Turn]) -> set[Json]:
-    """The ids of the messages that were said in these turns: of those that come again, these are not new."""
+    """The ids of the messages of these turns: when a client sends them again, they are not new."""
     return {message.get("id") for turn in turns for message in turn.messages}
 
 
 @dataclass(frozen=True, slots=True)
 class TurnIds:
-    """The ids of the turn of a request, and of the conversation that may be made for it. ``options`` are to be kept
+    """The ids for the turn of a request, and for a conversation if it needs a new one. ``options`` are to be stored
     with the turn, ``metadata`` with its conversation.
     """
 
@@ -65,7 +65,7 @@ class TurnIds:
 
 @dataclass(frozen=True)
 class Once:
-    """Begins the turn of one request, unless it is there. ``key`` is what the client sent of it to ``route``."""
+    """Begins the turn of one request once. ``key`` identifies the request to ``route``; None: nothing does."""
 
     conversations: CallerConversations
     idempotency: Idempotency
@@ -73,8 +73,8 @@ class Once:
     key: Key | None
 
     async def begin(self, body: Json, begin: Callable[[TurnIds], Awaitable[Turn]]) -> Turn:
-        """The turn that is there for this ``body``, as it is now, or the one that ``begin`` gives. Raises
-        ``IdempotencyKeyReused`` where the key was used for another body.
+        """The turn that this request has begun before, brought up to date, or else the one that ``begin`` returns.
+        Raises ``IdempotencyKeyReused`` if the key was used with another ``body``.
         """
         if self.key is None:
             return await retried(lambda: begin(TurnIds(new_id(), new_id(), {})))
@@ -82,38 +82,38 @@ class Once:
         name = f"{self.conversations.owner} {self.route} {series.key}"
         turn_id, conversation = (str(uuid.uuid5(NAMESPACE, f"{what} {name}")) for what in ("turn", "conversation"))
         ids = TurnIds(turn_id, conversation, {BODY: digest})
-        turn = await retried(lambda: self._begun(series, ids, begin))
+        turn = await retried(lambda: self._find_or_begin(series, ids, begin))
         series.state, series.run = RequestState.DONE, turn.run
         return turn
 
-    async def _begun(self, series: Series, ids: TurnIds, begin: Callable[[TurnIds], Awaitable[Turn]]) -> Turn:
-        turn = await self._there(series, ids)
+    async def _find_or_begin(self, series: Series, ids: TurnIds, begin: Callable[[TurnIds], Awaitable[Turn]]) -> Turn:
+        turn = await self._find(series, ids)
         if turn is not None:
             return turn
         try:
             return await begin(ids)
         except GatewayError as error:
-            # of a turn or conversation that is busy or not there, this very request may be the reason, sent twice
-            if isinstance(error, ConversationBusy | NotFound) and (turn := await self._there(series, ids)) is not None:
+            # the cause may be this very request, sent twice at the same time
+            if isinstance(error, ConversationBusy | NotFound) and (turn := await self._find(series, ids)) is not None:
                 return turn
             series.state = None
             raise
 
-    async def _there(self, series: Series, ids: TurnIds) -> Turn | None:
+    async def _find(self, series: Series, ids: TurnIds) -> Turn | None:
         turn = await self.conversations.turn(ids.turn)
         if turn is not None and not heard_of(turn):
-            await self.conversations.remove_turn(turn.id)  # the client was told that it was refused
+            await self.conversations.remove_turn(turn.id)  # refused by the host, which the client knows
             turn = None
         if turn is None and series.elsewhere and series.counted:
-            turn = await self._equal(series, ids)
+            turn = await self._find_by_body(series, ids)
         if turn is None:
             return None
         if turn.options.get(BODY) != ids.options[BODY]:
             raise IdempotencyKeyReused
         return await self.conversations.as_it_is(turn)
 
-    async def _equal(self, series: Series, ids: TurnIds) -> Turn | None:
-        """The newest turn of an equal body that no other request here has, if it goes on, or ended a moment ago."""
+    async def _find_by_body(self, series: Series, ids: TurnIds) -> Turn | None:
+        """The newest turn of an equal body that is unfinished or ended lately, and belongs to no other request here."""
         taken = [each.run for each in series.equal or () if each is not series and each.run is not None]
         since = self.conversations.clock() - REPEATED_WITHIN
         for turn in await self.conversations.turns(limit=LOOKED_THROUGH):

@@ -1,7 +1,7 @@
-"""Items found by meaning: vectors are made of them after they are put, and compared with that of a question.
+"""Search for items by meaning: their vectors are made after they are stored, and compared with that of a question.
 
-An item is never kept waiting. What has no vectors, or those of another model, is due in the store, so that a crash, an
-endpoint that is down, or a new model loses nothing; whichever process looks next makes them.
+Storing an item never waits for its vectors. The store knows which items have none, or those of another model, so a
+crash, an endpoint that is down or a new model loses nothing: the next process that looks makes them.
 """
 
 import asyncio
@@ -21,50 +21,50 @@ from codegen_api.stores import Near, Store
 from codegen_api.telemetry import log_fault, logger
 
 LOOK_EVERY = 30.0
-"""Seconds between two looks for what is due that nobody here was told of."""
+"""Seconds between two looks for due items that other processes stored or left."""
 
 LONGEST_WAIT = 600.0
-"""Seconds between two attempts, at most, when the endpoint fails."""
+"""Longest pause, in seconds, between two attempts when the endpoint fails."""
 
 AT_A_TIME = 32
-"""Items whose vectors are made at a time."""
+"""How many items are embedded at a time."""
 
 MOST_TEXTS = 32
-"""Texts of one item that get a vector each."""
+"""How many texts of one item get a vector each."""
 
 LENGTHS = (8000, 2000, 500)
-"""Characters of a text that are embedded, and how many when the endpoint refuses that."""
+"""How many characters of a text are embedded; the next length is tried when the endpoint refuses one."""
 
 QUESTION_SECONDS = 10.0
-"""A question waits no longer for its vector."""
+"""Longest time, in seconds, that a question waits for its vector."""
 
 REMEMBERED = 256
-"""Questions whose vectors are remembered: who turns pages asks the same again."""
+"""How many questions' vectors are cached: a client that pages through results repeats its question."""
 
 _STEP = re.compile(r"\[[^\]]*\]?|\{[^}]*\}?|[^.\[{]+")
 
 
 class SemanticSearch:
-    """Makes the vectors of items, as long as it works, and finds items by them."""
+    """Makes the vectors of items, in the background, and finds items by them."""
 
     def __init__(self, store: Store, embedder: Embedder) -> None:
         self._store = store
         self.embedder = embedder
         self._put = asyncio.Event()
-        self._space = ""  # nobody knows it before the first vector is here
-        self._asked: LRUCache[str, tuple[str, Vector]] = LRUCache(REMEMBERED)
+        self._space = ""  # unknown until the first vector has come
+        self._vectors: LRUCache[str, tuple[str, Vector]] = LRUCache(REMEMBERED)
         self._failed = 0
         self._not_before = 0.0
 
     def wake(self) -> None:
-        """An item was put."""
+        """An item was stored: look for due items now."""
         self._put.set()
 
     async def nearest(self, owner: str, prefix: Sequence[str], question: str, limit: int) -> Sequence[Near] | None:
-        """The items whose meaning is nearest to that of ``question``; None when that cannot be told just now. Raises
-        ``NotOffered`` where there are more than can be compared.
+        """The items whose meaning is nearest to that of ``question``; None if the endpoint fails now. Raises
+        ``NotOffered`` if there are too many items to compare.
         """
-        known = self._asked.get(question)
+        known = self._vectors.get(question)
         if known is None or known[0] != self._space:
             if loop_time() < self._not_before:
                 return None
@@ -72,22 +72,22 @@ class SemanticSearch:
                 async with asyncio.timeout(QUESTION_SECONDS):
                     (vector,) = await self._embed([question[: LENGTHS[0]]])
             except (NoVectors, TimeoutError) as error:
-                self._in_trouble(error)
+                self._record_failure(error)
                 return None
-            known = self._asked[question] = self._space, vector
+            known = self._vectors[question] = self._space, vector
         space, vector = known
         return await self._store.nearest(owner, prefix, space, vector, limit)
 
     async def work(self) -> None:
-        """Make what is due, for ever."""
+        """Make the vectors of due items, forever."""
         while True:
             self._put.clear()
             try:
-                while await self._round():
+                while await self._embed_due():
                     pass
             except NoVectors as error:
-                self._in_trouble(error)
-            except StoreUnavailable:  # which is logged where it is found
+                self._record_failure(error)
+            except StoreUnavailable:  # logged where it is raised
                 pass
             except Exception as error:  # task boundary: the next time it may work
                 log_fault("making vectors of items", error)
@@ -95,13 +95,13 @@ class SemanticSearch:
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            # jittered, so that processes which began together do not all do the same
+            # jittered, so that processes that started together do not all make the same vectors
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY * random.uniform(0.75, 1.25)):  # noqa: S311
                     await self._put.wait()
 
-    async def _round(self) -> bool:
-        """See to some of what is due; whether more may be. Raises ``NoVectors`` where none are made just now."""
+    async def _embed_due(self) -> bool:
+        """Embed some due items, and return whether there may be more. Raises ``NoVectors`` if the endpoint fails."""
         if not self._space:
             await self._embed(["space"])
         due = await self._store.due(self._space, AT_A_TIME)
@@ -111,7 +111,7 @@ class SemanticSearch:
         except NoVectors as error:
             if not error.refused:
                 raise
-            await self._embed(["space"])  # to see that it is not this gateway which is refused
+            await self._embed(["space"])  # raises if the endpoint refuses this gateway, and not a text
             for each, some in zip(due, texts, strict=True):
                 await self._store.keep_vectors(each, self._space, await self._one_by_one(some))
         else:
@@ -121,7 +121,7 @@ class SemanticSearch:
         return len(due) == AT_A_TIME
 
     async def _one_by_one(self, texts: Sequence[str]) -> list[Vector]:
-        """The vectors of those that are not refused, as far as they are not."""
+        """The vectors of texts, each shortened until the endpoint takes it, without those that it always refuses."""
         vectors: list[Vector] = []
         for text in texts:
             for most in LENGTHS:
@@ -144,21 +144,21 @@ class SemanticSearch:
         self._failed, self._not_before = 0, 0.0
         return vectors
 
-    def _in_trouble(self, error: NoVectors | TimeoutError) -> None:
+    def _record_failure(self, error: NoVectors | TimeoutError) -> None:
         if not self._failed:
             logger.warning("no embeddings: the endpoint fails: %s", error if isinstance(error, NoVectors) else "slow")
-        asked_for = error.retry_after if isinstance(error, NoVectors) else None
+        retry_after = error.retry_after if isinstance(error, NoVectors) else None
         self._failed += 1
-        wait = asked_for if asked_for is not None else 2.0 ** min(self._failed, 10)
+        wait = retry_after if retry_after is not None else 2.0 ** min(self._failed, 10)
         self._not_before = loop_time() + min(wait, LONGEST_WAIT)
 
 
 def texts_at(value: Json, paths: Sequence[str] | None) -> Iterator[str]:
-    """The texts by which a value is found: those at ``paths``, as LangGraph's stores have them, else of the whole.
-    Nothing blank: no model sees anything in that.
+    """The texts by which a value is found: those at ``paths``, in the syntax of LangGraph's stores, else all of it.
+    Blank texts are left out, as they mean nothing to a model.
 
     ``$`` is the whole; ``a.b`` a field within a field; ``a[0]`` and ``a[-1]`` an element of a list, ``a[*]`` each of
-    them; ``*`` each element or field; ``{a,b.c}`` these fields. Nothing is at a path that does not fit the value.
+    them; ``*`` each element or field; ``{a,b.c}`` these fields. A path that does not fit the value yields nothing.
     """
     for path in ("$",) if paths is None else paths:
         for found in _at(value, [] if path == "$" else _STEP.findall(path)):

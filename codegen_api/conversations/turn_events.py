@@ -1,7 +1,7 @@
-"""The events of a turn for one reader: its entries in order, the end of each action, and again what has changed.
+"""The events of a turn for one reader: its entries in order, the end of each action, and repeats of changed entries.
 
-An action is closed when its output is there, a later entry has come, or the turn is over. What changes after it was
-told is told again, behind what has come by then. Who reads an entry for the first time is told of it as it is.
+An action is closed when it has its output, a later entry has come, or the turn is over. An entry that changes after it
+was sent is sent again, behind the entries that exist by then. Readers who get it for the first time get it as it is.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -15,11 +15,11 @@ from codegen_api.runs import LogEntry, Step
 from codegen_api.stores import Turn
 
 REMEMBERED = 100
-"""Of so many entries, the last ones, it is remembered in which form they were told."""
+"""For how many entries, the last ones, a teller remembers the form in which it sent them."""
 
 
 class RenderedEntry(Protocol):
-    """What a dialect makes of an entry."""
+    """An entry as a dialect renders it."""
 
     @property
     def form(self) -> Form: ...
@@ -32,7 +32,7 @@ class RenderedEntry(Protocol):
 
 
 class HeldEntry(RenderedEntry, Protocol):
-    """One that is told when the host writes it no longer."""
+    """A rendered entry that can be held back while the host is still writing it."""
 
     @property
     def offset(self) -> int: ...
@@ -44,7 +44,7 @@ class HeldEntry(RenderedEntry, Protocol):
 
     @property
     def size(self) -> int:
-        """What holding it costs, in bytes."""
+        """Its cost in memory, in bytes."""
         ...
 
 
@@ -54,14 +54,14 @@ W = TypeVar("W", bound=RenderedEntry)
 
 
 class RenderCache:
-    """What dialects have made of entries lately, kept for all who read the same: ``max_bytes``, for all together."""
+    """A cache of rendered entries, for readers of the same turn. ``max_bytes`` bounds all of it."""
 
     def __init__(self, max_bytes: int) -> None:
         self._kept: LRUCache[Hashable, tuple[LogEntry, Any, int]] = LRUCache(max_bytes, getsizeof=lambda kept: kept[2])
 
     def of(self, key: Hashable, entry: LogEntry, render: Callable[[], R], size: Callable[[R], int]) -> R:
-        """What ``entry`` is rendered as under ``key``, which says by whom and how; it is rendered if that is not known.
-        ``size`` says what holding it costs, in bytes.
+        """``entry`` as rendered under ``key``, from the cache or else by ``render``. The key says by which dialect and
+        how. ``size`` returns the cost of what was rendered, in bytes.
         """
         kept = self._kept.get(key)
         if kept is not None and (kept[0] is entry or kept[0] == entry):
@@ -75,7 +75,7 @@ class RenderCache:
     def of_turn(
         self, dialect: str, turn: Turn, make: Callable[[Turn, TurnEntry, Step], H], step: Callable[[LogEntry], Step]
     ) -> Callable[[TurnEntry], H]:
-        """What a dialect makes of the entries of a turn, if that is the same for all its clients."""
+        """A cached ``make`` for the entries of a turn, for a dialect that renders them the same for all its clients."""
 
         def render(came: TurnEntry) -> H:
             key = (dialect, turn.id, came.offset)
@@ -85,29 +85,29 @@ class RenderCache:
 
 
 class EntryAdded(NamedTuple, Generic[W]):
-    """An entry is there; of an action what came of it is told later."""
+    """There is a new entry. The outcome of an action comes later, with ``ActionClosed``."""
 
     offset: int
     rendered: W
 
 
 class EntryChanged(NamedTuple, Generic[W]):
-    """An entry is another one than was told."""
+    """An entry differs from what was sent."""
 
     offset: int
     rendered: W
 
 
 class ActionClosed(NamedTuple, Generic[W]):
-    """Nothing more is waited for of the last entry, an action."""
+    """The last entry, an action, is not waited for any longer."""
 
     offset: int
     rendered: W
 
 
 class EntryRepeated(NamedTuple, Generic[W]):
-    """An entry as it is now is told again at ``slot``: its ``text``, what it calls, the ``outcome``, and whatever shows
-    all of it. ``earlier``: the reader lacks only what was told before they came back.
+    """A changed entry is sent again at ``slot``. ``text``, ``call`` and ``outcome`` say which of its parts changed.
+    ``earlier``: the change was sent before the reader reconnected, at a place that they have not reached.
     """
 
     came: TurnEntry
@@ -127,8 +127,8 @@ TurnEvent: TypeAlias = EntryAdded[W] | EntryChanged[W] | ActionClosed[W] | Entry
 
 
 class TurnTeller(Generic[W]):
-    """Tells a turn to one who was told of everything up to ``after``. With ``repeats``, what others were told again is
-    told again to who lacks nothing as well, so that all have the same events.
+    """Makes the events of a turn for a reader who has everything up to ``after``. With ``repeats``, entries that other
+    readers got twice are also repeated for a reader who has the last version, so that all have the same events.
     """
 
     def __init__(
@@ -143,11 +143,11 @@ class TurnTeller(Generic[W]):
         self.offset = 0
         self.open: W | None = None
         self.returned = False
-        """Whether something has changed that was told before the reader came back."""
+        """Whether an entry has changed that was sent before the reader reconnected."""
         self._render = render
         self._changes = changes or TurnChanges()
         self._after = after
-        self._latest = after._replace(number=after.number - 1)  # the reader may have a part of what is told there
+        self._latest = after._replace(number=after.number - 1)  # the reader may have only a part of that slot
         self._known: dict[int, int] = {}
         self._stale: dict[int, EntryRepeated[W]] = {}
 
@@ -163,13 +163,13 @@ class TurnTeller(Generic[W]):
         return events
 
     def close(self) -> list[TurnEvent[W]]:
-        """The open action, if there is one, has had its time."""
+        """Close the open action, if there is one."""
         events: list[TurnEvent[W]] = []
         self._close(events)
         return events
 
     def rest(self) -> list[TurnEvent[W]]:
-        """What is still to be told when nothing more comes."""
+        """The repeats that are still due when nothing more comes."""
         events: list[TurnEvent[W]] = []
         self._tell_again((self.offset + 1, False), events, last=True)
         return events
@@ -204,7 +204,7 @@ class TurnTeller(Generic[W]):
         self._tell(came, rendered)
         altered = self._changes.of(came.offset) or Alteration(True, True, True)
         is_last = self.open is not None and came.offset == self.offset
-        # what came of the last action is about to be told by itself
+        # the outcome of the last action comes with ActionClosed
         outcome = altered.outcome and not is_last
         self._stale[came.offset] = EntryRepeated(came, rendered, altered.text, altered.call, outcome, False)
         events.append(EntryChanged(came.offset, rendered))
@@ -215,13 +215,13 @@ class TurnTeller(Generic[W]):
             self._close(events)
 
     def _tell(self, came: TurnEntry, rendered: W) -> None:
-        self._changes.tell(came.offset, rendered.form)
+        self._changes.record(came.offset, rendered.form)
         self._known[came.offset] = rendered.form.whole
         if len(self._known) > REMEMBERED:
             del self._known[next(iter(self._known))]
 
     def _tell_again(self, place: tuple[int, bool], events: list[TurnEvent[W]], *, last: bool = False) -> None:
-        """Of what the reader has in an older form, that which is to be told at this place."""
+        """Add the repeats that are due at ``place``, of entries that the reader has in an older form."""
         at_front = self._changes.reach(place)
         due: list[tuple[Slot, int]] = []
         for offset in self._stale:
@@ -233,7 +233,7 @@ class TurnTeller(Generic[W]):
             events.append(self._stale.pop(offset)._replace(slot=slot))
 
     def _slot(self, offset: int, place: tuple[int, bool], *, at_front: bool, last: bool) -> Slot | None:
-        """Where an entry is told again: where others were told of it, if the reader is still to come there."""
+        """Where an entry is sent again: at the slot where others got it, if this reader has not passed that."""
         altered = self._changes.of(offset)
         if altered is None:
             return None
@@ -244,12 +244,12 @@ class TurnTeller(Generic[W]):
 
 
 class HoldingTeller(Generic[H]):
-    """Tells a turn as bytes. The last entry is held back while the host may still be writing it, unless it is an
-    action. What is told of entries, and of what is told again, is for the dialect to say.
+    """A ``Teller`` of bytes that holds back the last entry while the host is writing it, unless it is an action. The
+    dialect renders new entries (``_added``), outcomes of actions (``_answered``) and repeats (``_again``).
     """
 
     claimed = 0
-    """Up to which entry the reader says to have been told, who may come back to the middle."""
+    """The last entry that the reader claims to have, for dialects whose readers can resume within a turn."""
 
     def __init__(
         self, render: Callable[[TurnEntry], H], changes: TurnChanges | None = None, *, repeats: bool = False
@@ -282,11 +282,11 @@ class HoldingTeller(Generic[H]):
                 return b"" if is_held else self._again(event)
 
     def _release(self) -> bytes:
-        """What was held back: the host writes it no longer."""
+        """Send the entry that was held back, if there is one."""
         held, self._held = self._held, None
         if held is None:
             return b""
-        # it may have become an action, and one that is done, which then nothing else tells
+        # if it has become a closed action, no ActionClosed comes for it
         return self._added(held) + (self._answered(held) if held.is_action and held.closed else b"")
 
     def _added(self, entry: H) -> bytes:

@@ -11,8 +11,8 @@ def test_what_is_noted_of_all_turns_together_is_bounded_however_they_grow() -> N
     turns = [late.of(f"turn {n}") for n in range(50)]
     for offset in range(1, 200):
         for changes in turns:
-            changes.tell(offset, WAS)
-            changes.tell(offset, IS)
+            changes.record(offset, WAS)
+            changes.record(offset, IS)
         assert late._changes.currsize <= 100_000
     assert 0 < sum(late.of(f"turn {n}") is changes for n, changes in reversed([*enumerate(turns)])) < 50
 
@@ -22,7 +22,7 @@ def test_a_turn_that_is_larger_than_all_the_room_goes_on_for_those_who_read_it()
     changes = late.of("turn")
     for form in (WAS, IS):
         for offset in range(1, 1000):
-            changes.tell(offset, form)
+            changes.record(offset, form)
     assert late._changes.currsize == 0
     assert late.of("turn") is not changes
     altered = changes.of(999)
@@ -33,11 +33,11 @@ def test_a_turn_that_is_larger_than_all_the_room_goes_on_for_those_who_read_it()
 def test_what_changes_once_more_is_told_at_a_later_slot() -> None:
     changes = TurnChanges()
     changes.reach((3, True))
-    changes.tell(1, WAS)
+    changes.record(1, WAS)
     assert changes.of(1) is None
     slots = []
     for form in (IS, WAS, IS):
-        changes.tell(1, form)
+        changes.record(1, form)
         altered = changes.of(1)
         assert altered is not None
         slots.append(changes.take(altered, Slot(0, False), last=False))
