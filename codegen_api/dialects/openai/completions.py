@@ -1,8 +1,8 @@
-"""Chat Completions and models, for front ends. What was told cannot be asked for again, nor be told otherwise later.
+"""Chat Completions and models, for front ends. A chunk cannot be fetched again, nor corrected once it is sent.
 
-They send all of a chat every time, without ids. It goes on behind the turn that told its last answer: in a conversation
-with the name that the client has for the chat, or else in one whose user has said the same before. If there is none, a
-new run is told what was said.
+Front ends send all of a chat every time, without ids. The chat continues behind the turn that gave its last answer: in
+the conversation with the client's name for the chat, or else in one whose user has said the same before. If there is
+none, a new run gets the history in its prompt.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from codegen_api.conversations.prompts import text_of
 from codegen_api.conversations.repeats import LOOKED_THROUGH, TurnIds, heard_of
 from codegen_api.dialects import TITLE_CHARACTERS, not_offered
 from codegen_api.dialects.openai import responses, schemas
-from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
+from codegen_api.dialects.openai.dependencies import MyConversations, OnlyOnce, routes_about
 from codegen_api.dialects.openai.events import items_of, outcome, rendered
 from codegen_api.dialects.openai.inputs import ASSISTANT, INSTRUCTIONS, USER, InputItem, heard, new_words
 from codegen_api.dialects.openai.items import RESPONSE, Item, ResponseEntry, last_items
@@ -40,19 +40,19 @@ EVENTS = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 
 CHAT = "chat_completions"
-"""Under this name a conversation's metadata has the client's name for the chat, and what its user has said."""
+"""The key in a conversation's metadata for the client's name for the chat, and a digest of what its user has said."""
 
 CONTENT, REASONING, SEPARATOR = "content", "reasoning_content", "\n\n"
-"""The fields of an answer, and what is between two texts in one."""
+"""The fields of an answer, and what separates two texts in one field."""
 
 _TASK = re.compile(r"\s*(?:### Task:.*<chat_history>|Provide a concise, 5-word-or-less title .*?:\n)(.*)", re.DOTALL)
-"""What Open WebUI and LibreChat ask for beside a chat, which is in it. Other tasks are what a user says."""
+"""Prompts of Open WebUI and LibreChat for a chat's title, tags and the like. All other prompts go to the agent."""
 
 
 @router.post("/v1/chat/completions", **operation("Create a chat completion", WRITE, responses.COMPLETED))
 async def create_completion(
     request: Request,
-    once: AtOnce,
+    once: OnlyOnce,
     wanted: WantedOrganization,
     body: schemas.CreateCompletion,
     chat: Annotated[str | None, Header(alias="X-OpenWebUI-Chat-Id", description="Which chat it is.")] = None,
@@ -70,7 +70,7 @@ async def create_completion(
         return json_response(to_json(about.whole({CONTENT: answer})))
     sent = {**body.model_dump(mode="json"), "chat": chat}
     turn = await once.begin(sent, lambda ids: begin_chat(conversations, wanted, body, chat, ids))
-    if (error := failure(turn)) is not None:  # who waited for an answer, and asks again, is told here
+    if (error := failure(turn)) is not None:  # of a repeated request
         raise error
 
     def teller(_: bool) -> CompletionTeller:
@@ -79,7 +79,7 @@ async def create_completion(
     async def whole(over: Turn) -> dict[str, Json]:
         if (error := failure(over)) is not None:
             raise error
-        return teller(True).whole(await told(conversations, over))
+        return teller(True).whole(await texts_of(conversations, over))
 
     if not body.stream:
         return lasting(request, outcome(conversations, turn, whole), "application/json")
@@ -99,7 +99,7 @@ async def get_model(conversations: MyConversations, model: Annotated[str, Path(d
 
 
 def task_answer(body: schemas.CreateCompletion) -> str | None:
-    """The answer to a front end that asks for a title, tags or the like, for which no agent is needed; else None."""
+    """The answer to a front end's request for a title, tags or the like, which needs no agent; None for all others."""
     content = body.messages[-1].get("content")
     task = _TASK.match(content) if isinstance(content, str) else None
     if task is None:
@@ -116,15 +116,15 @@ async def begin_chat(
     chat: str | None,
     ids: TurnIds,
 ) -> Turn:
-    """The turn of what the user says last. ``wanted`` is the organization, ``chat`` the client's name for the chat.
-    Raises what ``begin`` does.
+    """Begin the turn of the user's last message in the organization ``wanted``. ``chat`` is the client's name for the
+    chat. Raises what ``begin`` does.
     """
     not_offered(**body.not_offered())
     given, items = body.messages, heard(body.messages, "messages")
     end = next((place for place in range(len(items), 0, -1) if items[place - 1].role == ASSISTANT), 0)
     checked([item.content for item in items])
-    new_words(items[end:], None, "messages")  # else there is nothing new to be told
-    previous = await _teller_of(conversations, items[:end], chat) if end else None
+    new_words(items[end:], None, "messages")  # raises if nothing is new
+    previous = await _answered_by(conversations, items[:end], chat) if end else None
     response = schemas.CreateResponse(model=body.model, input=given, metadata=body.metadata)
     if previous is not None:
         response.previous_response_id = f"{RESPONSE}{previous.id}"
@@ -133,16 +133,16 @@ async def begin_chat(
     return await begin(conversations, wanted, response, replace(ids, metadata={CHAT: mark}))
 
 
-async def _teller_of(conversations: CallerConversations, items: Sequence[InputItem], chat: str | None) -> Turn | None:
-    """The turn that told the answer with which ``items`` end."""
+async def _answered_by(conversations: CallerConversations, items: Sequence[InputItem], chat: str | None) -> Turn | None:
+    """The turn that gave the answer with which ``items`` end."""
     mark = {"said": _digest(items)} if chat is None else {"chat": chat}
     query = Query(LOOKED_THROUGH, metadata={CHAT: mark}, sort="updated")
     for conversation in (await conversations.conversations(query)).items:
         turns = await conversations.turns(conversation.id, limit=1 if chat is None else LOOKED_THROUGH)
         for turn in filter(heard_of, turns):
-            text, answer = items[-1].text.split(), (await told(conversations, turn))[CONTENT].split()
-            # of a long answer the client may have the beginning, and of a whole one more around it; if there was none,
-            # it shows why, and only the name of the chat tells whose that is
+            text, answer = items[-1].text.split(), (await texts_of(conversations, turn))[CONTENT].split()
+            # the client may have only the beginning of a long answer, or add text around it; for a turn without an
+            # answer it shows the error, which only the chat's name relates to the turn
             is_around = " ".join(answer) in " ".join(text) and (answer or chat is not None)
             if answer[: len(text)] == text or is_around:
                 return turn
@@ -150,19 +150,19 @@ async def _teller_of(conversations: CallerConversations, items: Sequence[InputIt
 
 
 def _digest(items: Sequence[InputItem]) -> str:
-    """Of all that the user has said."""
+    """A digest of all that the user has said."""
     return hashlib.sha256(to_json([item.content for item in items if item.role == USER])).hexdigest()
 
 
-async def told(conversations: CallerConversations, turn: Turn) -> dict[str, str]:
-    """All that has come of a turn by now, by the field that it belongs to."""
+async def texts_of(conversations: CallerConversations, turn: Turn) -> dict[str, str]:
+    """The present texts of a turn, by the field that they belong to."""
     items = await items_of(conversations, Stretch(turn, None), await pending_of(conversations, turn))
     texts = [spoken(item) for item in items]
     return {name: SEPARATOR.join(text for field, text in texts if field == name) for name in (CONTENT, REASONING)}
 
 
 def spoken(item: Item) -> tuple[str, str]:
-    """The field that an item belongs to, and what it says there."""
+    """The field that an item belongs to, and its text there."""
     match item["type"]:
         case "message":
             return CONTENT, text_of(item)
@@ -172,12 +172,12 @@ def spoken(item: Item) -> tuple[str, str]:
 
 
 class CompletionTeller(HoldingTeller[ResponseEntry]):
-    """Tells one reader a turn, whole or in chunks, each entry when the host writes it no longer."""
+    """Makes a completion of a turn, whole or in chunks. An entry is sent when the host has finished writing it."""
 
     def __init__(self, body: schemas.CreateCompletion, conversations: CallerConversations, turn: Turn) -> None:
         super().__init__(partial(rendered, conversations, turn))
         about: dict[str, Json] = {"id": f"chatcmpl-{turn.id}", "created": int(turn.created), "model": body.model}
-        self._about = {**about, "object": "chat.completion.chunk", "usage": None}  # of which the host says nothing
+        self._about = {**about, "object": "chat.completion.chunk", "usage": None}  # the host does not tell the usage
         self._with_usage = bool((body.stream_options or {}).get("include_usage"))
         self._has_begun = False
         self._said: set[str] = set()
@@ -216,7 +216,7 @@ class CompletionTeller(HoldingTeller[ResponseEntry]):
 
 
 def failure(turn: Turn) -> RunFailed | None:
-    """Why a turn that is over has no answer."""
+    """Why a turn that is over has no answer; None if it has one or is not over."""
     if STATUSES[turn.state] == "cancelled":
         return RunFailed("The run was stopped.")
     error = LOST if turn.state is TurnState.UNKNOWN else turn.error
@@ -224,7 +224,7 @@ def failure(turn: Turn) -> RunFailed | None:
 
 
 def broken(error: GatewayError) -> bytes:
-    """The last chunks where there is no answer, which clients raise."""
+    """The last chunks of a stream that fails: clients raise the error."""
     return _data(error_fields(error)) + DONE
 
 

@@ -1,4 +1,4 @@
-"""Who is calling, which requests are repeats, and the routers of this API."""
+"""Dependencies of routes: the caller's conversations, and repeats of requests. Makes the routers of this API."""
 
 from typing import Annotated
 
@@ -16,12 +16,12 @@ MyConversations = Annotated[CallerConversations, conversations_of(authenticate_l
 async def once(
     request: Request, conversations: MyConversations, idempotency: Idempotent, key: IdempotencyKey = None
 ) -> Once:
-    """What begins the turn of a request that may come again: SDKs repeat by themselves, and say only how often."""
+    """Begins the turn of a request that may be repeated. SDKs retry by themselves, and send only the retry's number."""
     repeat = key or Attempt.of(request.headers.get("x-stainless-retry-count"))
     return Once(conversations, idempotency, request.scope["route"].path, repeat)
 
 
-AtOnce = Annotated[Once, Depends(once)]
+OnlyOnce = Annotated[Once, Depends(once)]
 
 
 def routes_about(what: str) -> APIRouter:

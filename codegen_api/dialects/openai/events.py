@@ -1,8 +1,8 @@
-"""A response as an answer that lasts: its events, or, for who only waits, signs of life and then all of it.
+"""A response over a long-lived connection: its events, or signs of life and then the whole response.
 
-The number of an event leads to its entry, so a reader can come back anywhere. What changes after it was told, and the
-output of a tool that comes when later entries are there, is not told again: the last event has all items as they are
-then, and clients take these.
+An event's number leads to its entry, so a reader can resume anywhere. An entry that changes after it was sent, and the
+output of a tool that comes after later entries, are not sent again: the last event has all items as they are then, and
+clients take these.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -23,17 +23,17 @@ from codegen_api.upstreams import PendingRequest
 from codegen_api.worker_thread import encoded
 
 SIGN_OF_LIFE = b"\n"
-"""White space before the JSON that somebody waits for."""
+"""White space before the JSON."""
 
 STRIDE = 16
-"""How many numbers an entry has. Those below are of what comes before the first one."""
+"""How many event numbers each entry has. The first ``STRIDE`` belong to the events before any entry."""
 
 CALLED, ANSWERED = 6, 9
-"""Where among them a call begins, and what comes of it."""
+"""Where in an entry's numbers the events of a call begin, and those of its outcome."""
 
 
 class ResponseTeller(HoldingTeller[ResponseEntry]):
-    """Tells one reader a response, behind the event number ``after``."""
+    """Makes the events of a response for one reader, behind event number ``after``."""
 
     def __init__(
         self, turn: Turn, render: Callable[[TurnEntry], ResponseEntry], changes: TurnChanges, after: int = -1
@@ -41,13 +41,13 @@ class ResponseTeller(HoldingTeller[ResponseEntry]):
         super().__init__(render, changes)
         self.claimed = max(after, 0) // STRIDE
         self.ended: tuple[Turn, Sequence[PendingRequest]] | None = None
-        """The turn when it is over, and what it waits for, where the reader lacks the last event, and only that."""
+        """The turn that is over and its pending requests, while the reader still lacks the last event."""
         self.number = max(after, 0)
-        """That of the last event."""
+        """The number of the last event."""
         self._turn = turn
         self._after = after
         self._has_begun = False
-        self._items = 0  # so many were told
+        self._items = 0  # how many were sent
         self._called: tuple[int, int, Item] | None = None  # the call that is not done: its place among items, offset
 
     def begin(self) -> bytes:
@@ -91,25 +91,25 @@ class ResponseTeller(HoldingTeller[ResponseEntry]):
         return self._answered(entry) if is_due else b""
 
     def _settle(self) -> bytes:
-        """The end of a call that gets no output in time."""
+        """End the call that is not done, if there is one."""
         if self._called is None:
             return b""
         (index, offset, called), self._called = self._called, None
         return self._from(offset * STRIDE + ANSWERED, answered_frames(offset, index, called))
 
     def _from(self, first: int, frames: Sequence[bytes]) -> bytes:
-        """Of events whose numbers begin with ``first``, those that the reader has not."""
+        """Those of the events numbered from ``first`` on that the reader does not have."""
         self.number = max(self.number, first)
         return b"".join(frames[max(0, self._after + 1 - first) :])
 
 
 MESSAGE = ("content", "content", "output_text")
 REASONING = ("reasoning_summary", "summary", "reasoning_summary_text")
-"""What the parts of an item are called in its events, and in it, and what their texts are."""
+"""The names of an item's parts: in the names of events, as a field of the item, and in the names of text events."""
 
 
 def added_frames(entry: ResponseEntry, index: int) -> list[bytes]:
-    """The events with which an entry comes, one for each place among its numbers; where there is none, it is empty."""
+    """The events that announce an entry, one for each of its numbers; empty for a number without an event."""
     said = [] if entry.said is None else text_frames(entry.offset, index, entry.said)
     if entry.call is None:
         return said
@@ -125,7 +125,7 @@ def added_frames(entry: ResponseEntry, index: int) -> list[bytes]:
 
 
 def answered_frames(offset: int, index: int, item: Item) -> list[bytes]:
-    """The events with which a call is done. Without an output it is neither completed nor failed."""
+    """The events that end a call. Without an output it is neither completed nor failed."""
     at: dict[str, Json] = {"item_id": item["id"], "output_index": index}
     outcome = settled(item)
     done: dict[str, Json] = {"output_index": index, "item": outcome}
@@ -138,7 +138,7 @@ def _numbered(first: int, events: Sequence[tuple[str, dict[str, Json]]]) -> list
 
 
 def text_frames(offset: int, index: int, item: Item) -> list[bytes]:
-    """An item of words: it is there, its part is, its words come, and all is done."""
+    """The events of an item of text, from ``output_item.added`` to ``output_item.done``."""
     item = {**item, "status": "completed"}
     is_message = item["type"] == "message"
     name, field, kind = MESSAGE if is_message else REASONING
@@ -159,37 +159,37 @@ def text_frames(offset: int, index: int, item: Item) -> list[bytes]:
 
 
 async def events(conversations: CallerConversations, turn: Turn, after: int = -1) -> AsyncGenerator[bytes, None]:
-    """The events of a response behind number ``after``; all of them, when there can be no such number. Raises
-    ``StreamCut`` where it breaks off, and the response goes on.
+    """Yield the events of a response behind number ``after``, or all of them if no event can have that number yet.
+    Raises ``StreamCut`` if the stream breaks off while the response goes on.
     """
-    told: list[ResponseTeller] = []
+    tellers: list[ResponseTeller] = []
 
     def teller(is_believed: bool) -> ResponseTeller:
         start, changes = after if is_believed else -1, conversations.changes_of(turn)
-        told.append(ResponseTeller(turn, partial(rendered, conversations, turn), changes, start))
-        return told[-1]
+        tellers.append(ResponseTeller(turn, partial(rendered, conversations, turn), changes, start))
+        return tellers[-1]
 
     def failed(error: GatewayError) -> bytes:
-        return event(told[-1].number, "error", code=error.code, message=error.message, param=None)
+        return event(tellers[-1].number, "error", code=error.code, message=error.message, param=None)
 
     async with aclosing(frames(conversations, turn, teller, failed=failed)) as pieces:
         async for piece in pieces:
             yield piece
-    if told[-1].ended is not None:
-        over, pending = told[-1].ended
+    if tellers[-1].ended is not None:
+        over, pending = tellers[-1].ended
         try:
             response = await encoded(await described(conversations, over, pending))
-        except GatewayError as error:  # it can be had later
+        except GatewayError as error:  # the client can get it later
             note(error.code, error.root_reason)
             raise StreamCut from error
-        yield last_event(told[-1].number, over.state, response)
+        yield last_event(tellers[-1].number, over.state, response)
 
 
 async def outcome(
     conversations: CallerConversations, turn: Turn, describe: Callable[[Turn], Awaitable[Mapping[str, Json]]]
 ) -> AsyncGenerator[bytes, None]:
-    """A turn when it is over, as it is described. Raises ``StreamCut`` where it breaks off, and the response goes on:
-    the client sends its request again, and waits on.
+    """Yield signs of life until a turn is over, then what ``describe`` returns. Raises ``StreamCut`` if this breaks off
+    while the turn goes on: the client repeats its request, and waits on.
     """
     try:
         async with aclosing(with_heartbeats(updates(conversations, turn), HEARTBEAT_SECONDS)) as news:
@@ -206,7 +206,7 @@ async def outcome(
 async def described(
     conversations: CallerConversations, turn: Turn, pending: Sequence[PendingRequest] | None = None
 ) -> dict[str, Json]:
-    """A response as it is now, with what has come of it. ``pending`` is what its run waits for, if that is known."""
+    """A response with its present items. ``pending`` are its run's pending requests, if they are known."""
     pending = await pending_of(conversations, turn) if pending is None else pending
     return response_fields(turn, turn.state, await items_of(conversations, Stretch(turn, None), pending), pending)
 
@@ -214,10 +214,10 @@ async def described(
 async def items_of(
     conversations: CallerConversations, stretch: Stretch, pending: Sequence[PendingRequest] = ()
 ) -> list[Item]:
-    """The items that have come of a turn by now, up to where the stretch goes."""
+    """The items of a stretch that exist by now."""
     turn, entries = stretch.turn, await conversations.entries(stretch)
-    came = [TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)]
-    items = [item for each in came for item in rendered(conversations, turn, each).items]
+    numbered = [TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)]
+    items = [item for each in numbered for item in rendered(conversations, turn, each).items]
     if turn.state.active or stretch.upto is not None:
         return items
     return [*map(settled, items), *last_items(turn, pending)]

@@ -1,4 +1,4 @@
-"""What a client sends as the input of a response: what of it is new, what was said before, and behind which turn."""
+"""Parses the input of a response: which items are new, which were said before, and of which turn they are."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ USER, ASSISTANT, INSTRUCTIONS = "user", "assistant", ("system", "developer")
 
 TEXTS = ("input_text", "output_text", "text")
 UNTOLD = ("reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request", "item_reference")
-"""Types of items that are not told to a new run: what the agent did is in its log."""
+"""Types of items that are not sent to the host. What the agent did is in the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputItem:
-    """One item: who said it and what, or what was decided. ``turn`` is of which it is by its id. A ``reference`` is
-    only that id.
+    """One item: a message of ``role``, or a ``decision``. ``turn`` is the turn that its id names. For an item that is
+    only referred to, ``reference`` is that id.
     """
 
     role: str
@@ -37,7 +37,7 @@ class InputItem:
 
 @dataclass(frozen=True, slots=True)
 class NewWords:
-    """What is new in an input: the ``messages`` of the user, and the ``text`` that the host is told."""
+    """What is new in an input: the user's ``messages``, and the ``text`` for the host."""
 
     messages: Sequence[Mapping[str, Json]]
     text: str
@@ -46,8 +46,8 @@ class NewWords:
 
 
 def heard(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list[InputItem]:
-    """The items of an input, which is the field ``name`` of a body. Raises ``NotOffered`` for one that the host cannot
-    be told, and ``Rejected`` for what is none, or an image that the host would have to fetch.
+    """Parse the items of an input, which is the field ``name`` of a body. Raises ``NotOffered`` for an item that cannot
+    be sent to the host, and ``Rejected`` for a malformed one, or an image that the host would have to fetch.
     """
     if isinstance(given, str):
         return [InputItem(USER, [{"type": "text", "text": given}])]
@@ -55,10 +55,10 @@ def heard(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list
 
 
 def new_words(items: Sequence[InputItem], instructions: str | None, name: str = "input") -> NewWords:
-    """What of ``items``, which are behind all that is known here, the agent is to be told. ``name`` is their field.
-    Raises ``Rejected`` where nothing is said, or too much.
+    """What to send to the agent of ``items``, none of which the gateway knows. ``name`` is their field. Raises
+    ``Rejected`` if there is nothing to send, or too much.
     """
-    told = [item.text for item in items if item.role in INSTRUCTIONS]
+    system = [item.text for item in items if item.role in INSTRUCTIONS]
     decisions = [item.decision for item in items if item.decision is not None]
     spoken = [item for item in items if item.role in (USER, ASSISTANT)]
     end = next((place for place in range(len(spoken), 0, -1) if spoken[place - 1].role == ASSISTANT), 0)
@@ -76,7 +76,7 @@ def new_words(items: Sequence[InputItem], instructions: str | None, name: str = 
     return NewWords(
         [{"id": new_id(), "content": list(item.content)} for item in said],
         text,
-        "\n\n".join(each for each in (instructions, *told) if each and each.strip()) or None,
+        "\n\n".join(each for each in (instructions, *system) if each and each.strip()) or None,
         decisions,
     )
 

@@ -1,4 +1,4 @@
-"""What comes of a response as items, and what was said for it. Ids are made of the turn and the entry."""
+"""The output and input items of a response. Their ids are made from the turn and the entry."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ Item: TypeAlias = Mapping[str, Json]
 RESPONSE, CONVERSATION = "resp_", "conv_"
 
 SERVER = "codegen"
-"""The name of the server on which all tools are: the host."""
+"""The server to which all tools are said to belong: the host."""
 
 WRITING = "in_progress"
 """The status of an item while the host is still writing it, or a tool works."""
@@ -25,7 +25,7 @@ _ITEM_ID = re.compile(r"(?:msg|rs|mcp)_(.{1,200})_(i?)([0-9]{1,15})", re.ASCII |
 
 @dataclass(frozen=True, slots=True)
 class ResponseEntry:
-    """An entry as items: what is said in it, and the tool that is called. ``open``: the host is still writing it."""
+    """An entry as items: its text, and its call of a tool. ``open``: the host is still writing it."""
 
     offset: int
     form: Form
@@ -45,7 +45,7 @@ class ResponseEntry:
 
     @property
     def size(self) -> int:
-        """What holding it costs, in bytes, with the events that are made of it."""
+        """Its cost in memory, in bytes, with the events that are made from it."""
         return 3_500 + 4 * sum(len(to_json(item)) for item in self.items)
 
     def frames(self, kind: str, index: int, make: Callable[["ResponseEntry", int], list[bytes]]) -> list[bytes]:
@@ -86,7 +86,7 @@ def reasoning(place: str, text: str, *, is_open: bool = False) -> Item:
 
 
 def _call(place: str, step: Step, *, has_failed: bool) -> Item:
-    """A tool that the host has called: as one of a server, because a client takes every other tool for its own."""
+    """A call of a tool by the host, shown as one of an MCP server: clients think that other tools are theirs to run."""
     error: Item = {"type": "mcp_tool_execution_error", "content": step.text or "The tool failed."}
     return {
         "id": f"mcp_{place}",
@@ -102,12 +102,12 @@ def _call(place: str, step: Step, *, has_failed: bool) -> Item:
 
 
 def settled(item: Item) -> Item:
-    """An item to which nothing comes any more."""
+    """An item as it is when nothing more can come of it."""
     return {**item, "status": "incomplete"} if item["status"] == WRITING else item
 
 
 def last_items(turn: Turn, pending: Sequence[PendingRequest]) -> list[Item]:
-    """What a turn says beside its log, and what it asks. They have the places of entries behind the last one."""
+    """Messages for an answer that is not in the log, and for what the turn asks, numbered behind the last entry."""
     words = [text for text in (turn.answer, *(request.text for request in pending)) if text]
     return [message(f"{turn.id}_{turn.length + number}", text) for number, text in enumerate(words, 1)]
 
@@ -119,7 +119,7 @@ def input_items(turn: Turn) -> list[Item]:
 
 
 def turn_of_item(item_id: str) -> str | None:
-    """The id of the turn of which an item is by its id; None if it is none of ours."""
+    """The turn's id in an item's id; None if the gateway did not make it."""
     found = _ITEM_ID.fullmatch(item_id)
     return None if found is None else found[1]
 

@@ -1,4 +1,4 @@
-"""Responses and conversations: something is said, and what comes of it is streamed, waited for, or asked for later."""
+"""The routes of responses and conversations. A response can be streamed, waited for, or fetched later."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from codegen_api.conversations import CallerConversations, checked, new_id, pending_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.openai import responses, schemas
-from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
+from codegen_api.dialects.openai.dependencies import MyConversations, OnlyOnce, routes_about
 from codegen_api.dialects.openai.events import described, events, items_of, outcome
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE, Item, input_items
 from codegen_api.dialects.openai.turns import begin, find_turn
@@ -40,7 +40,7 @@ class ListQuery(BaseModel):
 
 @router.post("/v1/responses", **operation("Create a response", WRITE, responses.CREATED))
 async def create_response(
-    request: Request, once: AtOnce, wanted: WantedOrganization, body: schemas.CreateResponse
+    request: Request, once: OnlyOnce, wanted: WantedOrganization, body: schemas.CreateResponse
 ) -> Response:
     """Say something to the agent. With `stream` the answer is its events, with `background` the response as it begins;
     else it is the response when it is over, with white space before it as a sign of life. The agent goes on when the
@@ -93,10 +93,10 @@ async def delete_response(conversations: MyConversations, response_id: ResponseP
     if conversations.can_stop:
         await conversations.stop(turn)
     await conversations.remove_turn(turn.id)
-    there = await conversations.conversation(turn.conversation)
-    # with its last turn a conversation goes that was made for them
-    if there is not None and OWN not in there.metadata and not await conversations.turns(there.id, limit=1):
-        await conversations.remove_conversation(there.id)
+    kept = await conversations.conversation(turn.conversation)
+    # a conversation that was made for its responses is removed with the last of them
+    if kept is not None and OWN not in kept.metadata and not await conversations.turns(kept.id, limit=1):
+        await conversations.remove_conversation(kept.id)
     return json_response(to_json({"id": f"{RESPONSE}{turn.id}", "object": "response", "deleted": True}))
 
 
@@ -110,7 +110,7 @@ async def list_input_items(
 
 
 def streamed(request: Request, conversations: CallerConversations, turn: Turn, after: int = -1) -> Response:
-    """The events of a response behind number ``after``, as they come."""
+    """Stream the events of a response behind number ``after``."""
     return lasting(request, events(conversations, turn, after), "text/event-stream; charset=utf-8")
 
 
@@ -137,9 +137,9 @@ async def get_conversation(conversations: MyConversations, conversation_id: Conv
 @talks.delete("/v1/conversations/{conversation_id}", **operation("Delete a conversation", WRITE, responses.DELETED))
 async def delete_conversation(conversations: MyConversations, conversation_id: ConversationPath) -> Response:
     """Forget a conversation and its responses. What is under way in it is stopped, where the host can."""
-    there = await _conversation(conversations, conversation_id)
-    await conversations.delete_conversation(there.id)
-    gone: Json = {"id": f"{CONVERSATION}{there.id}", "object": "conversation.deleted", "deleted": True}
+    conversation = await _conversation(conversations, conversation_id)
+    await conversations.delete_conversation(conversation.id)
+    gone: Json = {"id": f"{CONVERSATION}{conversation.id}", "object": "conversation.deleted", "deleted": True}
     return json_response(to_json(gone))
 
 
@@ -148,29 +148,29 @@ async def list_items(
     conversations: MyConversations, conversation_id: ConversationPath, query: Annotated[ListQuery, Query()]
 ) -> Response:
     """What was said and done in a conversation, the last of it first."""
-    there = await _conversation(conversations, conversation_id)
-    await conversations.latest(there.id)  # which finds out how it is now
+    conversation = await _conversation(conversations, conversation_id)
+    await conversations.latest(conversation.id)  # brings it up to date
     items: list[Item] = []
-    for stretch in await conversations.path(there.id):
+    for stretch in await conversations.path(conversation.id):
         items += input_items(stretch.turn)
         items += await items_of(conversations, stretch, await pending_of(conversations, stretch.turn))
     return json_response(await encoded(listed(items, query)))
 
 
 async def _conversation(conversations: CallerConversations, conversation_id: str) -> Conversation:
-    """Raises ``NotFound``: there is none."""
+    """A conversation by its id. Raises ``NotFound`` if there is none."""
     name = conversation_id.removeprefix(CONVERSATION)
     return NotFound.unless(await conversations.conversation(name), "Conversation", conversation_id)
 
 
-def _shown(there: Conversation) -> Response:
-    name, metadata = f"{CONVERSATION}{there.id}", own(there.metadata).get("metadata") or {}
-    about: dict[str, Json] = {"id": name, "created_at": int(there.created), "metadata": metadata}
+def _shown(conversation: Conversation) -> Response:
+    name, metadata = f"{CONVERSATION}{conversation.id}", own(conversation.metadata).get("metadata") or {}
+    about: dict[str, Json] = {"id": name, "created_at": int(conversation.created), "metadata": metadata}
     return json_response(to_json({**about, "object": "conversation"}))
 
 
 def listed(items: Sequence[Item], query: ListQuery) -> dict[str, Json]:
-    """A part of ``items``, which are the oldest first. Raises ``NotFound`` where there is none to go on behind."""
+    """The page of ``items``, oldest first, that a query asks for. Raises ``NotFound`` if its ``after`` is not there."""
     ordered = list(items if query.order == "asc" else items[::-1])
     ids = [item["id"] for item in ordered]
     if query.after is not None and query.after not in ids:

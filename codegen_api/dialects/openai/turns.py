@@ -1,4 +1,4 @@
-"""Which turn a client means: where a new one goes on, and those that there are."""
+"""Finds the turn of a response, and begins new ones where the client wants them to continue."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,12 +14,12 @@ from codegen_api.runs import Json
 from codegen_api.stores import Conversation, Talk, Turn, TurnState
 from codegen_api.upstreams import NewRun, require_few_bytes
 
-LOOKED_FOR = 20
-"""So many of the turns that the items of an input name are looked for, the last ones."""
+MOST_LOOKUPS = 20
+"""How many turns that the items of an input name are looked up, the last ones."""
 
 
 async def find_turn(conversations: CallerConversations, response_id: str) -> Turn:
-    """The turn of a response, as it is now, which the caller may see. Raises ``NotFound``: there is none."""
+    """The turn of a response, brought up to date, if the caller may see it. Raises ``NotFound`` if there is none."""
     return await conversations.as_it_is(await _turn(conversations, response_id))
 
 
@@ -28,8 +28,8 @@ async def _turn(conversations: CallerConversations, response_id: str) -> Turn:
 
 
 async def begin(conversations: CallerConversations, wanted: str | None, body: CreateResponse, ids: TurnIds) -> Turn:
-    """The turn of a new response. ``wanted`` is the organization. Raises ``NotFound`` where there is nothing behind
-    which it is to go on, ``Rejected`` or ``NotOffered`` for what is asked, and what ``CallerConversations.begin`` does.
+    """Begin the turn of a new response in the organization ``wanted``. Raises ``NotFound`` if the response or
+    conversation to continue does not exist, and what ``heard``, ``new_words`` and ``CallerConversations.begin`` do.
     """
     not_offered(**body.not_offered())
     require_few_bytes(body.metadata)
@@ -75,14 +75,14 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
 async def _last_known(
     conversations: CallerConversations, items: Sequence[InputItem]
 ) -> tuple[Turn | None, Sequence[InputItem]]:
-    """The turn of the last item that is known here, and the items behind it. Raises ``NotFound`` where an item is only
-    named, and not there.
+    """The turn of the last item that the gateway knows, and the items behind it. Raises ``NotFound`` for a reference to
+    an unknown item.
     """
     looked: dict[str, Turn | None] = {}
     for place in range(len(items), 0, -1):
         item = items[place - 1]
         if item.turn is not None:
-            if item.turn not in looked and len(looked) < LOOKED_FOR:
+            if item.turn not in looked and len(looked) < MOST_LOOKUPS:
                 looked[item.turn] = await conversations.turn(item.turn)
             if (turn := looked.get(item.turn)) is not None:
                 return turn, items[place:]
@@ -92,18 +92,16 @@ async def _last_known(
 
 
 async def _talk(conversations: CallerConversations, previous: Turn | None, ids: TurnIds, title: str) -> Talk:
-    """The conversation in which a response goes on; a new one, where that in which the previous one is has gone on
-    already.
-    """
+    """The conversation of the previous response, if that is its last turn; else a new one."""
     if previous is not None:
         talk = await conversations.settled_talk(previous.conversation)
         if talk is not None and next((turn.id for turn in talk.turns if heard_of(turn)), None) == previous.id:
             return talk
     now, parent = conversations.clock(), None if previous is None else str(behind(previous))
     made = Conversation(ids.conversation, now, now, title=title[:TITLE_CHARACTERS], parent=parent)
-    return await conversations.talk(made.id) or Talk(made)  # there from when this was refused
+    return await conversations.talk(made.id) or Talk(made)  # stored already if the host refused this request before
 
 
 def behind(turn: Turn) -> TurnCheckpoint:
-    """The place behind a turn; of one that the host never began, the place before it."""
+    """The place behind a turn; before it, if the host never started it."""
     return TurnCheckpoint(turn.id, BEFORE if turn.end is None and turn.state.over else turn.length)

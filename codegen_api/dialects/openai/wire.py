@@ -22,7 +22,7 @@ DEFAULT = "default"
 KINDS = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
 
 TEMPORARY = (Unavailable, InProgress, Interrupted, UpstreamFailure, RequestTimeout)
-"""Errors that may be gone when the request is repeated, which SDKs do by themselves."""
+"""Errors that may not occur again when the request is repeated, which SDKs do by themselves."""
 
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
@@ -35,7 +35,7 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 
 
 def render_error(error: GatewayError) -> Response:
-    """The answer to a request that failed. SDKs repeat what failed with 409 or a 5xx, unless they are told not to."""
+    """The answer to a failed request. SDKs repeat requests after 409 and 5xx, unless a header tells them not to."""
     headers = error_headers(error)
     if not isinstance(error, TEMPORARY):
         headers["X-Should-Retry"] = "false"
@@ -43,12 +43,12 @@ def render_error(error: GatewayError) -> Response:
 
 
 def error_status(error: GatewayError) -> int:
-    """What is not offered is 400 here, as SDKs know it."""
+    """The status of an error: for ``NotOffered`` 400, as SDKs expect."""
     return 400 if isinstance(error, NotOffered) else status_of(error)
 
 
 def _place(loc: tuple[str | int, ...]) -> str | None:
-    """A field as this API names it: ``input[0].content``."""
+    """A field in this API's notation: ``input[0].content``."""
     if loc[:1] != ("body",):
         return str(loc[-1]) if loc else None
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc[1:])
@@ -67,19 +67,19 @@ STATUSES: Mapping[TurnState, str] = {
     TurnState.WITHDRAWN: "cancelled",
 }
 ENDS: Mapping[str, str] = {"completed": "completed", "failed": "failed", "cancelled": "incomplete"}
-"""The last event by the status. There is none for what was cancelled, and clients take `completed` for success."""
+"""The last event by the status. None says `cancelled`, and clients take `completed` for success."""
 
 REPEATED = (
     *("background", "instructions", "metadata", "model", "parallel_tool_calls"),
     *("service_tier", "temperature", "top_p", "truncation", "user"),
 )
-"""What of a request is said again in its response."""
+"""Fields of a request that its response repeats."""
 
 NULL = (
     *("incomplete_details", "instructions", "max_output_tokens", "reasoning", "service_tier"),
     *("temperature", "top_p", "usage", "user"),
 )
-"""What of a response has no value, unless it is repeated."""
+"""Fields of a response that are null unless they repeat the request's."""
 
 LOST = "The host did not answer, and it is not known whether the agent began."
 
@@ -97,7 +97,7 @@ def last_event(number: int, state: TurnState, response: bytes) -> bytes:
 def response_fields(
     turn: Turn, state: TurnState | None, output: Sequence[Json], pending: Sequence[PendingRequest] = ()
 ) -> dict[str, Json]:
-    """A response in a ``state``; None: as it was in the beginning."""
+    """A response in a ``state``; with None as it was at the beginning."""
     given, parent = own(turn.options), parent_of(turn)
     status = "in_progress" if state is None else STATUSES[state]
     failure = LOST if state is TurnState.UNKNOWN else turn.error or "The run has failed."
@@ -126,13 +126,13 @@ def response_fields(
 
 
 def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
-    """What this dialect keeps with a turn, in its ``options``, or with a conversation, in its ``metadata``."""
+    """This dialect's part of a turn's ``options`` or a conversation's ``metadata``."""
     found = kept.get(OWN)
     return found if isinstance(found, Mapping) else {}
 
 
 def _metadata(turn: Turn, state: TurnState | None, pending: Sequence[PendingRequest]) -> dict[str, Json]:
-    """The client's, and what else is to be known of the run: its values are texts."""
+    """The client's metadata, and facts about the run. SDKs expect all values to be strings."""
     given = own(turn.options).get("metadata")
     about: dict[str, Json] = dict(given) if isinstance(given, Mapping) else {}
     if turn.run is not None:
