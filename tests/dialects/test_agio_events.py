@@ -134,7 +134,7 @@ def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> 
     ]
     answered = [entry("action", tool="slow", output="late") if each.json == log[-1].json else each for each in log]
     mine = teller()
-    mine.turn(changes)
+    mine.begin_turn(changes)
     events = mine.take([TurnEntry(number, each) for number, each in enumerate(log, 1)])
     assert len(EventPosition.of(str(events[-1].id)).open) == (1 if apart == 1 else MOST_RANGES)
     for number, each in enumerate(answered, 1):
@@ -144,7 +144,7 @@ def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> 
     for known in (changes, None):
         for index in (0, 3, len(log), len(log) + 7):
             back = teller(events[index].id)
-            back.turn(known)
+            back.begin_turn(known)
             rest = back.take([TurnEntry(number, each) for number, each in enumerate(answered, 1)])
             assert results([*events[: index + 1], *rest]) == results(events)
 
@@ -306,7 +306,7 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
 
     def reading(after: str | None = None) -> RunTeller:
         mine = teller(after)
-        mine.turn(changes)
+        mine.begin_turn(changes)
         return mine
 
     def ended(mine: RunTeller) -> list[RunEvent]:

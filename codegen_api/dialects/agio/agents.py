@@ -1,4 +1,4 @@
-"""Agents: who there is to talk to, for whom, and with which words the host is told of them."""
+"""Agents: the caller's own, and in the sandbox built-in ones. An agent is a system prompt and a model under a name."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -35,34 +35,34 @@ SANDBOX: tuple[Agent, ...] = (
         tags=("sandbox", "production"),
     ),
 )
-"""Who is there from the start in the sandbox, as the documents of this API have it."""
+"""The built-in agents of the sandbox, which the documents of this API use."""
 
 
 @dataclass(frozen=True)
 class Agents:
-    """The agents of one caller. What is ``built_in`` is there until they change or delete it, each for themselves."""
+    """The agents of one caller, who can change and delete the ``built_in`` ones for themselves."""
 
     conversations: CallerConversations
     built_in: Mapping[str, Agent]
 
     async def known(self, agent_id: str | None) -> Agent | None:
-        """One of them; None where there is none (any more), or it is somebody else's."""
+        """An agent of the caller; None if there is none (any more)."""
         if agent_id is None:
             return None
         agent = await self.conversations.agent(agent_id) or self.built_in.get(agent_id)
         return None if agent is None or agent.archived else agent
 
     async def get(self, agent_id: str) -> Agent:
-        """The same; raises ``NotFound``."""
+        """An agent of the caller. Raises ``NotFound`` if there is none."""
         return NotFound.unless(await self.known(agent_id), "Agent", agent_id)
 
     async def change(self, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
-        """The agent, as it is now to be. Raises ``NotFound``; or ``Conflict``, where others change it all the time."""
+        """Change an agent by ``to``. Raises ``NotFound``, or ``Conflict`` if others change it all the time."""
 
-        def next_version(then: Agent) -> Agent:
-            if then.archived:
+        def next_version(agent: Agent) -> Agent:
+            if agent.archived:
                 raise NotFound.named("Agent", agent_id)
-            return replace(to(then), version=then.version + 1)
+            return replace(to(agent), version=agent.version + 1)
 
         changed = await self.conversations.change_agent(agent_id, next_version)
         if changed is not None:
@@ -70,7 +70,7 @@ class Agents:
         built_in = to(await self.get(agent_id))
         if await self.conversations.add_agent(built_in):
             return built_in
-        return await self.change(agent_id, to)  # somebody has changed it a moment ago
+        return await self.change(agent_id, to)  # another request has just stored it
 
 
 def is_enabled(agent: Agent) -> bool:
@@ -114,12 +114,12 @@ async def create_agent(agents: Known, body: schemas.CreateAgioAgent) -> Response
     agent = _with(Agent(agent_id, body.name, now, now), body.model_dump(exclude={"name"}))
     taken = AlreadyExists("There is an agent with this id already.")
 
-    def anew(then: Agent) -> Agent:
-        if then.archived and then.id in agents.built_in:
+    def replacement(kept: Agent) -> Agent:
+        if kept.archived and kept.id in agents.built_in:
             return agent
         raise taken
 
-    if await agents.conversations.change_agent(agent.id, anew) is None and (
+    if await agents.conversations.change_agent(agent.id, replacement) is None and (
         agent.id in agents.built_in or not await agents.conversations.add_agent(agent)
     ):
         raise taken
@@ -147,7 +147,7 @@ async def update_agent(agents: Known, agent_id: AgentId, body: schemas.UpdateAgi
 async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
     """Forget an agent."""
     await agents.get(agent_id)
-    if agent_id in agents.built_in:  # it is not to be there again
+    if agent_id in agents.built_in:  # archived, so that it stays deleted
         await agents.change(agent_id, lambda agent: replace(agent, archived=True))
     else:
         await agents.conversations.remove_agent(agent_id)
@@ -155,7 +155,7 @@ async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
 
 
 def _with(agent: Agent, given: Mapping[str, Json]) -> Agent:
-    """The agent with what is ``given``. What is empty is none. Raises ``Rejected``: it cannot be kept."""
+    """The agent with the ``given`` fields. Empty ones become None. Raises ``Rejected`` for what cannot be stored."""
     checked([agent.id, agent.name, given])
     kept = {name: given[name] for name in ("tools", "enabled") if given.get(name) is not None}
     plain = {name: given[name] or None for name in ("description", "system_prompt") if name in given}

@@ -1,8 +1,8 @@
-"""Checkpoints: places in runs, behind each step, and where the user has spoken and nothing has come.
+"""Checkpoints: places in runs, one behind each step, and one behind the user's first message.
 
-They are there by themselves; what a client says of one is kept with the turn. The host knows none: to go on from one,
-in the same session (restore) or in a new one (fork), takes a new run there, which is told what was said and done until
-then. Only where a run is to go on from its very end does the host's run go on, too.
+They exist without being created; a client's description of one is stored with the turn. The host has none. To continue
+from one, in the same session (restore) or in a new one (fork), takes a new run at the host, with a transcript in its
+prompt. Only the end of a run can be continued in the host's same run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ OF_RUN = "/api/checkpoints/runs/{run_id}/checkpoints"
 """The path says the word twice."""
 
 MOST_DESCRIBED = 100
-"""Places of one turn that can have a description."""
+"""How many places of one turn can have a description."""
 
 SYSTEM = ("system", "developer")
 SPEAKERS = {**dict.fromkeys(schemas.USER, "User"), "tool": "Tool", "function": "Tool"}
@@ -43,8 +43,8 @@ SPEAKERS = {**dict.fromkeys(schemas.USER, "User"), "tool": "Tool", "function": "
 
 @dataclass(frozen=True, slots=True)
 class RunPlace:
-    """Behind step ``step`` of a run, which is entry ``offset`` of a turn's stretch. By then there have been so many
-    ``messages`` in the run; ``spoken``: the agent has said or done something in that turn.
+    """The place behind step ``step`` of a run, which is entry ``offset`` of a turn. ``messages`` counts the run's
+    messages until there. ``spoken``: the agent has said or done something in that turn.
     """
 
     run: Execution
@@ -76,24 +76,24 @@ class RunPlace:
 
 
 async def places_of(conversations: CallerConversations, run: Execution, turn: Turn | None = None) -> list[RunPlace]:
-    """The places of a run, or those that lead to the end of one of its turns, the first one first."""
+    """The places of a run, or those that lead to the end of one of its turns, oldest first."""
     places: list[RunPlace] = []
     step = messages = 0
     for stretch in run.leading_to(turn or run.latest):
         messages += len(stretch.turn.messages)
         spoken, created = False, stretch.turn.created
-        if not places:  # where a run goes on there is a place already: that in which it was left
+        if not places:  # later turns begin at a place that is listed: the one that they continue from
             places.append(RunPlace(run, stretch.turn, 0, step, messages, spoken, created))
         for offset, entry in enumerate(await conversations.entries(stretch), 1):
-            said = conversations.step(entry)
-            step, messages = step + 1, messages + _messages(said)
-            spoken, created = spoken or said.kind is not StepKind.USER, entry.created or created
+            meaning = conversations.step(entry)
+            step, messages = step + 1, messages + _messages(meaning)
+            spoken, created = spoken or meaning.kind is not StepKind.USER, entry.created or created
             places.append(RunPlace(run, stretch.turn, offset, step, messages, spoken, created))
     return places
 
 
 async def find_place(conversations: CallerConversations, checkpoint_id: str) -> RunPlace:
-    """Raises ``NotFound``: there is no such checkpoint."""
+    """The place of a checkpoint. Raises ``NotFound`` if there is none."""
     wanted = TurnCheckpoint.of(checkpoint_id)
     turn = await conversations.turn(wanted.turn)
     if turn is not None:
@@ -111,7 +111,7 @@ def _described(turn: Turn) -> Mapping[str, Json]:
 
 
 def _messages(step: Step) -> int:
-    """How many messages a step is: what the agent says or calls, and what its tool answers."""
+    """How many messages a step counts for: a text or a call is one, and a tool's answer is another."""
     if step.kind is StepKind.USER:
         return 0
     if step.kind is StepKind.ACTION:
@@ -180,12 +180,12 @@ async def fork_checkpoint(
 async def go_on(
     agents: Agents, wanted: str | None, place: RunPlace, asked: schemas.Fork, session_id: str, *, same: bool
 ) -> Response:
-    """Go on from a place in a session, with the ``same`` run or a new one. Raises what ``begin`` does."""
+    """Continue from a place in a session, with the ``same`` run or a new one. Raises what ``begin`` does."""
     changes = asked.modifications or schemas.Modifications()
     checkpoint, query, system_prompt = place.checkpoint, changes.modified_query, changes.system_prompt
     text = query or ""
     if changes.modified_messages is not None:
-        # nothing of what was said before holds any more
+        # these messages replace the whole history
         root = (await agents.conversations.leading_to(place.checkpoint))[0].turn
         checkpoint = TurnCheckpoint(root.id, BEFORE)
         said, last = _said(changes.modified_messages)
@@ -194,7 +194,7 @@ async def go_on(
         instructions = [_text(each) for each in changes.modified_messages if each.role in SYSTEM]
         system_prompt = system_prompt or "\n\n".join(instructions)
     elif text and not place.spoken:
-        checkpoint = TurnCheckpoint(place.turn.id, BEFORE)  # said instead of what the user had just said
+        checkpoint = TurnCheckpoint(place.turn.id, BEFORE)  # the text replaces the user's message there
     kept: dict[str, Json] = {"continues": place.run.id} if same else {"query": query or place.run.query}
     if user_of(place.run.first) is not None and not same:
         kept["user_id"] = user_of(place.run.first)
@@ -223,7 +223,7 @@ async def go_on(
 
 
 def _said(messages: Sequence[schemas.Message]) -> tuple[list[tuple[str, str]], str]:
-    """Who said what, and the last words of the user behind that."""
+    """The transcript as pairs of speaker and text, and the user's last message behind it."""
     said = [(SPEAKERS.get(each.role, "Assistant"), _text(each)) for each in messages if each.role not in SYSTEM]
     last = said.pop()[1] if said and said[-1][0] == SPEAKERS["user"] else ""
     return said, last if last.strip() else GO_ON

@@ -1,4 +1,4 @@
-"""Who is calling. Clients of this API send no credentials: they are let in where the deployment has a demo user."""
+"""The caller's conversations, and routers. Clients of this API send no credentials: they need a demo user."""
 
 from typing import Annotated
 

@@ -1,9 +1,9 @@
-"""A run as the events of its stream: which there are, in which order, and where in them a reader is.
+"""The events of a run's stream, their order, and a reader's position among them.
 
-Everything is a function of the run's log, so that each instance tells the same, live or again. A *step* is an entry of
-that log, counted from 1. What a tool answered is told when it is there, be it behind later steps; so a position names
-the steps whose answer is still to come, and a reader who comes back gets every event once. What changes after it was
-told is told again, and a position says up to where: see ``conversations.turn_events``.
+The events are a function of the run's log, so every instance sends the same, live or later. A *step* is an entry of
+that log, counted from 1. A tool's answer is sent when it comes, even behind later steps; so a position names the steps
+whose answers are still missing, and a reader who reconnects gets every event once. A step that changes after it was
+sent is sent again, and a position says which of those the reader has: see ``conversations.turn_events``.
 """
 
 import re
@@ -20,14 +20,14 @@ from codegen_api.sse import frame
 from codegen_api.stores import Turn, TurnState
 
 PLACES = 5
-"""How many events a step can have, and one more; these are their places among them:"""
+"""How many event numbers a step has. Number 0 is unused, and the others are:"""
 SAID, CALLED, ANSWERED, CONCLUDED = 1, 2, 3, 4
 
 BETWEEN = "\n\n"
-"""What stands between two things that the agent says: told as the beginning of the second."""
+"""The separator of two texts of the agent, sent at the beginning of the second."""
 
 MOST_RANGES = 20
-"""Steps whose answers are awaited are named by so many ranges at most. In what lies between, some may have answered."""
+"""How many ranges of steps a position names at most. With more, ranges are merged, and include steps with an answer."""
 
 NEVER = "The run stopped before the tool had answered."
 
@@ -38,9 +38,9 @@ _POSITION = re.compile(rf"({_NUMBER})((?:{_RANGE}){{0,{MOST_RANGES}}})(?:~({_NUM
 
 @dataclass(frozen=True, slots=True)
 class EventPosition:
-    """``number`` is that of the last event told in the order of the log, PLACES for each step: 0 is the first of all,
-    and -1 before it. ``open`` are ranges of the steps whose tools have not answered, and ``slot`` says what was told
-    again there.
+    """A reader's position. ``number`` is the number of the last event in the order of the log, with PLACES for each
+    step: 0 is the first event, and -1 before it. ``open`` are ranges of steps whose tools have not answered, and
+    ``slot`` is the last slot of repeated steps there.
     """
 
     number: int = -1
@@ -61,7 +61,7 @@ class EventPosition:
 
     @classmethod
     def of(cls, text: str) -> "EventPosition":
-        """Raises ``InvalidCursor``: it is none."""
+        """Parse a position. Raises ``InvalidCursor`` if ``text`` is none."""
         found = _POSITION.fullmatch(text.strip())
         if found is None:
             raise InvalidCursor("The last event id is none that is given here.")
@@ -74,7 +74,7 @@ BEGINNING = EventPosition()
 
 
 def ranges_of(some: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The same ranges in order, together where they touch; where they would be too many, also where they are near."""
+    """Sort ranges, and merge those that touch; if there are too many, also merge the nearest ones."""
     ranges: list[tuple[int, int]] = []
     for first, last in sorted(some):
         if ranges and first <= ranges[-1][1] + 1:
@@ -89,8 +89,8 @@ def ranges_of(some: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class RunEvent:
-    """``id`` is where a reader is who has it; None at the end, which is told to whoever comes back. ``created`` is when
-    the host did what it tells, as far as that is known.
+    """An event. ``id`` is the position of a reader who has it; None for the last event, which is always sent again.
+    ``created`` is the host's time of the step, if known.
     """
 
     name: str
@@ -109,11 +109,11 @@ class Text:
 
 
 class SharedEvents:
-    """What many readers of a run hold at the same time, made once: each text, as the end tells all of them again, and
-    that end. It is kept for as long as one of them holds it.
+    """Texts and last events of runs, shared by their readers, and kept as long as one of them holds them. Readers hold
+    all texts of a run, because its last event repeats them.
     """
 
-    # No RenderCache: that may forget what readers still hold, and whoever comes next would hold a copy of their own.
+    # No RenderCache: it may evict what readers still hold, and the next reader would then hold a copy.
 
     def __init__(self) -> None:
         self._texts: WeakValueDictionary[str, Text] = WeakValueDictionary()
@@ -123,7 +123,7 @@ class SharedEvents:
         return self._texts.setdefault(text, Text(text))
 
     def end(self, key: Hashable, make: Callable[[], RunEvent]) -> RunEvent:
-        """The last event of a run, which ``key`` tells from all others."""
+        """The last event of a run, identified by ``key``."""
         event = self._ends.get(key)
         if event is None:
             event = self._ends[key] = make()
@@ -132,7 +132,7 @@ class SharedEvents:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """What a step of the log amounts to: something that is said, and a call with what came of it."""
+    """A step of the log, as a text and a call with its outcome."""
 
     number: int
     step: Step
@@ -165,9 +165,9 @@ class RunStep:
 
 
 class RunTeller:
-    """Tells one reader of a run the events behind ``after``, and keeps what they amount to.
+    """Makes the events of a run behind ``after`` for one reader, and keeps the run's response and metrics.
 
-    ``step`` says what an entry means. ``shared`` is for those who read together.
+    ``step`` parses an entry. ``shared`` holds what readers of the same run have in common.
     """
 
     def __init__(
@@ -187,15 +187,15 @@ class RunTeller:
         self._said: dict[int, Text] = {}  # by the number of the event
         self._number = after.number
         self._slot = after.slot
-        self._called: set[int] = set()  # the steps that call a tool,
-        self._tools: dict[int, str] = {}  # and which one those call that are not answered
-        self._ahead: set[int] = set()  # those whose answer the reader has already, from who had read more
-        self.turn()
+        self._called: set[int] = set()  # the steps that call a tool
+        self._tools: dict[int, str] = {}  # by step, the tools that have not answered
+        self._ahead: set[int] = set()  # the steps whose answer the reader has, from an instance that had read further
+        self.begin_turn()
 
-    def turn(self, changes: TurnChanges | None = None) -> None:
-        """A turn begins. ``changes`` are what was seen to change in it."""
+    def begin_turn(self, changes: TurnChanges | None = None) -> None:
+        """Begin the next turn. ``changes`` are the late changes of its entries."""
         self._base = self.steps
-        # what was told again comes in more than one event, of which the last has the slot
+        # a step that is sent again takes several events, of which only the last has the slot
         slot = Slot(self._after.step, False) if self._after.slot is None else self._after.slot.next
         after = slot._replace(behind=slot.behind - self._base) if slot.behind > self._base else START
         self._telling: TurnTeller[RunStep] = TurnTeller(self._meant, changes, after)
@@ -206,7 +206,7 @@ class RunTeller:
 
     @property
     def response(self) -> str:
-        """All that the agent has said: what the contents of the events make together."""
+        """All texts of the agent: the contents of all events, joined."""
         return BETWEEN.join(said.text for said in self.said)
 
     @property
@@ -219,21 +219,21 @@ class RunTeller:
         return None if self.began is None or self.latest is None else max(0.0, self.latest - self.began)
 
     def begin(self, session_id: str, query: str) -> list[RunEvent]:
-        """What comes before the first step."""
+        """The events before the first step."""
         return self._tell(0, "run_started", {"run_id": self._run_id, "session_id": session_id, "query": query})
 
     def take(self, news: Sequence[TurnEntry]) -> list[RunEvent]:
         return list(self._told(self._telling.take(news)))
 
     def close(self, turn: Turn) -> list[RunEvent]:
-        """What comes behind the last step of a turn that is over: nobody answers any more."""
+        """The events behind the last step of a turn that is over. Calls without an answer get a closing result."""
         told = [*self._told(self._telling.close()), *self._told(self._telling.rest())]
         fine = turn.state in (TurnState.COMPLETED, TurnState.WAITING)
         result = "" if fine else NEVER
         return told + [self._result(each, result, is_success=fine, created=None) for each in sorted(self._tools)]
 
     def conclude(self, text: str) -> list[RunEvent]:
-        """What the host says at the end, and its log does not tell."""
+        """The event of an answer that is not in the host's log."""
         step = Step(StepKind.ANSWER, None, text)
         return self._say(CONCLUDED, RunStep(self.steps, step, Form(0, 0, 0, 0), None))
 
@@ -280,7 +280,7 @@ class RunTeller:
         return self._tell(n, "content_delta", self._content(n, meant), meant.created) if meant.text else []
 
     def _again(self, again: EntryRepeated[RunStep]) -> Iterator[RunEvent]:
-        """A step as it is now."""
+        """The events of a step that is sent again."""
         meant, number = again.rendered, again.rendered.number
         said, n = (number * PLACES + place for place in (SAID, CALLED))
         if again.text and not meant.has_failed and not (again.earlier and said > self._after.number):
@@ -300,7 +300,7 @@ class RunTeller:
         elif number in self._ahead:
             self._ahead.remove(number)
         elif again.earlier and self._after.awaits(number):
-            pass  # that was just told
+            pass  # sent just before
         elif meant.closed and (again.outcome or meant.has_failed):
             yield self._answer(meant)
 
@@ -335,7 +335,7 @@ class RunTeller:
             "duration": None,  # the host does not say how long it took
             "step": number,
         }
-        # behind later steps, the reader stays where they are in the order of the log
+        # an answer behind later steps does not move the reader back in the order of the log
         self._number = max(self._number, number * PLACES + ANSWERED)
         return self._event("tool_call_completed" if is_success else "tool_call_failed", data, created)
 

@@ -1,6 +1,6 @@
-"""Executions, which clients call runs: a turn, and those that went on with it, after a pause or from a checkpoint.
+"""Executions, which clients call runs: a turn, and the turns that continued it after a pause or from a checkpoint.
 
-The run has the id of its first turn. Turns that another dialect began are runs, too.
+A run has the id of its first turn. Turns of other dialects are runs, too.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
 
 OWN = "agio"
-"""Under this name stands what this dialect keeps with a turn or an agent."""
+"""The key for this dialect's data in a turn's options and an agent's configuration."""
 
 SEARCHED = 10_000
-"""So many turns are looked through for a list, the newest first."""
+"""How many turns, the newest ones, are searched for a list."""
 AT_A_TIME = 1000
 
-SETTLED = 20
-"""So many runs of a list that go on are looked after."""
+MOST_SETTLED = 20
+"""How many unfinished runs of a list are brought up to date."""
 
 
 class AgioStatus(StrEnum):
@@ -35,7 +35,7 @@ class AgioStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """``turns`` are its own, the first one first. ``superseded``: its session has gone on with another run."""
+    """A run of ``turns``, oldest first. ``superseded``: its session has gone on with another run."""
 
     turns: tuple[Turn, ...]
     superseded: bool = False
@@ -46,7 +46,7 @@ class Execution:
 
     @property
     def latest(self) -> Turn:
-        """Where it is: those that the host never began do not count, so that what failed can be tried again."""
+        """The last turn that the host started. Others do not count, so that they can be tried again."""
         return next((turn for turn in reversed(self.turns) if not _never_begun(turn)), self.turns[0])
 
     @property
@@ -74,31 +74,31 @@ class Execution:
 
     @property
     def is_paused(self) -> bool:
-        """Whether it was stopped in order to go on."""
+        """Whether it was stopped to be resumed later."""
         return own(self.latest.options).get("paused") is True
 
     @property
     def query(self) -> str:
-        """What the user said at its beginning."""
+        """The user's first message."""
         said = own(self.first.options).get("query")
         return said if isinstance(said, str) else "\n".join(map(text_of, self.first.messages))
 
     @property
     def stretches(self) -> list[Stretch]:
-        """The stretches of its turns that lead to where it is."""
+        """The stretches that lead to the end of its latest turn."""
         return self.leading_to(self.latest)
 
     def leading_to(self, turn: Turn) -> list[Stretch]:
-        """The stretches of its turns that lead to one of them, that turn's own the last."""
+        """The stretches of its turns that lead to the end of one of them."""
         turns = {turn.id: turn for turn in self.turns}
-        found, then = [Stretch(turn, None)], turn
-        while continued(then) is not None and (checkpoint := parent_of(then)) is not None:
+        found, child = [Stretch(turn, None)], turn
+        while continued(child) is not None and (checkpoint := parent_of(child)) is not None:
             if checkpoint.turn not in turns:
-                break  # all of the run was taken back
-            then = turns[checkpoint.turn]
+                break  # a restore went back behind the beginning of the run
+            child = turns[checkpoint.turn]
             if checkpoint.offset != BEFORE:
-                whole = then.end is not None and checkpoint == end_of(then)
-                found.append(Stretch(then, None if whole else checkpoint.offset))
+                whole = child.end is not None and checkpoint == end_of(child)
+                found.append(Stretch(child, None if whole else checkpoint.offset))
         return found[::-1]
 
     @property
@@ -106,7 +106,7 @@ class Execution:
         return sum(length_of(stretch) or 0 for stretch in self.stretches)
 
     async def require_step(self, conversations: CallerConversations, step: int) -> None:
-        """Raises ``InvalidCursor``: the run has no such step."""
+        """Raise ``InvalidCursor`` if the run has no such step."""
         for stretch in self.stretches:
             length = length_of(stretch)
             if step == 0 or (length is None and await conversations.has(stretch.turn, step)):
@@ -115,25 +115,25 @@ class Execution:
         if step:
             raise InvalidCursor("This run has no such event; read it from its beginning.")
 
-    def as_now(self, turn: Turn) -> "Execution":
-        """The same with one of its turns as it is now."""
+    def updated(self, turn: Turn) -> "Execution":
+        """The run with a newer version of one of its turns."""
         return replace(self, turns=tuple(turn if each.id == turn.id else each for each in self.turns))
 
 
 def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
-    """What this dialect keeps with a turn, in its ``options``, or with an agent, in its ``configuration``."""
+    """This dialect's part of a turn's ``options`` or an agent's ``configuration``."""
     found = kept.get(OWN)
     return found if isinstance(found, Mapping) else {}
 
 
 def continued(turn: Turn) -> str | None:
-    """The id of the run that it goes on with; None for one that is the first of its run."""
+    """The id of the run that a turn continues; None for the first turn of a run."""
     run_id = own(turn.options).get("continues")
     return run_id if isinstance(run_id, str) else None
 
 
 def user_of(turn: Turn) -> str | None:
-    """Who the client says its user is. Nothing is decided by it."""
+    """The user's id as the client sent it. It grants nothing."""
     user = own(turn.options).get("user_id")
     return user if isinstance(user, str) else None
 
@@ -143,65 +143,64 @@ def _never_begun(turn: Turn) -> bool:
 
 
 async def note(conversations: CallerConversations, turn_id: str, **values: Json) -> Turn:
-    """Write on a turn, whatever else happens to it; None takes away. Raises ``NotFound`` or ``Conflict``."""
+    """Store values in a turn's options while it goes on; None removes one. Raises ``NotFound`` or ``Conflict``."""
 
-    def noted(then: Turn) -> Turn:
-        on_it = {name: value for name, value in {**own(then.options), **values}.items() if value is not None}
-        return replace(then, options={**then.options, OWN: on_it})
+    def noted(turn: Turn) -> Turn:
+        kept = {name: value for name, value in {**own(turn.options), **values}.items() if value is not None}
+        return replace(turn, options={**turn.options, OWN: kept})
 
     return NotFound.unless(await conversations.change_turn(turn_id, noted), "Run", turn_id)
 
 
 def length_of(stretch: Stretch) -> int | None:
-    """How many entries it has; None while that grows."""
+    """How many entries a stretch has; None while it grows."""
     if stretch.upto is not None:
         return stretch.upto
     return None if stretch.turn.end is None and not stretch.turn.state.over else stretch.turn.length
 
 
 async def find_run(conversations: CallerConversations, run_id: str) -> Execution:
-    """A run as it is now. Raises ``NotFound``: there is none."""
+    """A run, brought up to date. Raises ``NotFound`` if there is none."""
     first = await conversations.turn(run_id)
     if first is None or continued(first) is not None:
         raise NotFound.named("Run", run_id)
     turns = await conversations.turns(first.conversation)
-    (run,) = [run for run in together(turns) if run.id == run_id] or [Execution((first,))]
+    (run,) = [run for run in runs_of(turns) if run.id == run_id] or [Execution((first,))]
     return await settled(conversations, run)
 
 
 async def settled(conversations: CallerConversations, run: Execution) -> Execution:
-    """The run as it is now, unless it was removed meanwhile."""
+    """The run, brought up to date, unless it was removed in the meantime."""
     if run.latest.state.over:
         return run
     try:
-        return run.as_now(await conversations.find_turn(run.latest.id))
+        return run.updated(await conversations.find_turn(run.latest.id))
     except NotFound:
         return run
 
 
 async def every_run(conversations: CallerConversations) -> list[Execution]:
-    """The caller's runs, the newest first, those that go on as they are now."""
+    """The caller's runs, newest first. Some of the unfinished ones are brought up to date."""
     turns: list[Turn] = []
     while len(turns) < SEARCHED:
         more = await conversations.turns(limit=AT_A_TIME, offset=len(turns))
         turns += more
         if len(more) < AT_A_TIME:
             break
-    runs = together(turns)
-    going_on = [run for run in runs if not run.latest.state.over][:SETTLED]
-    now = await asyncio.gather(*(settled(conversations, run) for run in going_on))
-    as_now = {run.id: run for run in now}
-    return [as_now.get(run.id, run) for run in runs]
+    runs = runs_of(turns)
+    unfinished = [run for run in runs if not run.latest.state.over][:MOST_SETTLED]
+    updated = {run.id: run for run in await asyncio.gather(*(settled(conversations, run) for run in unfinished))}
+    return [updated.get(run.id, run) for run in runs]
 
 
-def together(turns: Sequence[Turn]) -> list[Execution]:
-    """The runs that these turns are, in the order of their first turns; ``turns`` are the newest first."""
-    mine: dict[str, list[Turn]] = {}
-    latest: dict[str, int] = {}  # the number of the latest in each session, of those that the host has begun
+def runs_of(turns: Sequence[Turn]) -> list[Execution]:
+    """Group turns, newest first, into runs. The runs are sorted by their first turns, newest first."""
+    groups: dict[str, list[Turn]] = {}
+    latest: dict[str, int] = {}  # by session, the number of the latest turn that the host has started
     for turn in turns:
-        mine.setdefault(continued(turn) or turn.id, []).append(turn)
+        groups.setdefault(continued(turn) or turn.id, []).append(turn)
         if turn.state is not TurnState.STARTING and not _never_begun(turn):
             latest.setdefault(turn.conversation, turn.number)
-    runs = [Execution(tuple(reversed(group))) for run_id, group in mine.items() if group[-1].id == run_id]
+    runs = [Execution(tuple(reversed(group))) for run_id, group in groups.items() if group[-1].id == run_id]
     runs = [replace(run, superseded=latest.get(run.first.conversation, 0) > run.latest.number) for run in runs]
     return sorted(runs, key=lambda run: (run.first.created, run.first.number), reverse=True)

@@ -1,4 +1,4 @@
-"""Whether the gateway is well, as clients of this API ask it."""
+"""The health check of this API."""
 
 import time
 
@@ -21,7 +21,6 @@ async def health(request: Request, gateway: Door) -> Response:
     """
     conversations = parts_of(request).conversations
     seen = (gateway.observation, None if conversations is None else conversations.observation)
-    well = all(each is None or each.reachable for each in seen)
-    status = "healthy" if well else "degraded"
+    status = "healthy" if all(each is None or each.reachable for each in seen) else "degraded"
     body = {"status": status, "version": request.app.version, "timestamp": timestamp(time.time())}
     return json_response(to_json(body))

@@ -1,7 +1,7 @@
-"""Runs: begun by what is said to an agent, what has come of them, and how they are paused, resumed and cancelled.
+"""The routes of chat and runs: they start runs, show them, and pause, resume and cancel them.
 
-A pause is a stop that means to go on: the run keeps its id, and the host's log its run. What is already as it was to be
-is no error. What cannot be is a conflict.
+A pause stops the run at the host, which can be resumed there; the run keeps its id. Pausing a paused run or cancelling
+a cancelled one is no error. What a run's status does not allow is a conflict.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ async def chat(
         body.message,
         agent=agent,
         run=NewRun("", metadata=body.metadata),
-        fresh=any(turn.agent != agent.id for turn in last),  # somebody else was talked to
+        fresh=any(turn.agent != agent.id for turn in last),  # the session was with another agent
         options={OWN: own},
     )
     turn = await agents.conversations.begin(wanted, session_id, ask)
@@ -74,7 +74,7 @@ def answered(
     after: EventPosition = BEGINNING,
     stream: bool = True,
 ) -> Response:
-    """A run as it comes, or whole."""
+    """The response with a run: its events as they come, or its outcome."""
     reader = Reader(conversations, run, after, parts_of(request).kept("agio_shared", SharedEvents))
     headers = {**STREAM_HEADERS, "Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
@@ -83,7 +83,7 @@ def answered(
 
 
 def message_of(text: str) -> Mapping[str, Json]:
-    """What a user said, as it is kept."""
+    """A user's message, as it is stored."""
     return {"id": new_id(), "content": [{"type": "text", "text": text}]}
 
 
@@ -163,12 +163,12 @@ async def pause_run(conversations: MyConversations, run_id: RunId) -> Response:
     if run.latest.state is TurnState.QUEUED:
         raise Conflict(f"Cannot pause run '{run.id}': it waits for another one.")
     if run.latest.state.active:
-        # noted before it is stopped: who sees it stop is to know what that means
+        # noted before it is stopped, so that readers who see it stop know that it is paused
         turn = await note(conversations, run.latest.id, paused=True)
         try:
-            await _stopped(conversations, run.as_now(turn))
+            await _stop(conversations, run.updated(turn))
         except GatewayError as error:
-            if not isinstance(error, ConversationBusy | UpstreamFailure):  # else it may stop yet
+            if not isinstance(error, ConversationBusy | UpstreamFailure):  # after those it may still stop
                 await note(conversations, turn.id, paused=None)
             raise
         run = await find_run(conversations, run.id)
@@ -197,10 +197,10 @@ async def cancel_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host for good. What it has done stays."""
     run = await _stoppable(conversations, run_id, "cancel", AgioStatus.CANCELLED)
     if run.is_paused:
-        run = run.as_now(await note(conversations, run.latest.id, paused=None))
+        run = run.updated(await note(conversations, run.latest.id, paused=None))
     if not run.latest.state.over:
-        await _stopped(conversations, run)
-    elif run.latest.state is TurnState.WAITING:  # the turn is over already, and this is what became of it
+        await _stop(conversations, run)
+    elif run.latest.state is TurnState.WAITING:  # the turn is over, but not its run at the host
         await conversations.cancel_run(run.latest)
         await note(conversations, run.latest.id, cancelled=True)
     return done("cancelled", _require("cancel", await find_run(conversations, run.id), AgioStatus.CANCELLED))
@@ -224,7 +224,7 @@ def done(what: str, run: Execution) -> Response:
     return json_response(to_json({"success": True, "message": message, "run_id": run.id, "status": run.status}))
 
 
-async def _stopped(conversations: CallerConversations, run: Execution) -> None:
+async def _stop(conversations: CallerConversations, run: Execution) -> None:
     turn = await conversations.stop(run.latest, wait=True)
     if turn.state.active:
         raise ConversationBusy("The run was told to stop, and has not ended yet; ask again.")

@@ -1,4 +1,4 @@
-"""What clients send, as far as it is heard: all fields of their documents have a name here."""
+"""The bodies of requests. Every field in the documents of this API has a name here, even if it is not read."""
 
 from typing import Annotated, Any
 

@@ -1,7 +1,7 @@
-"""A run as a response that lasts: its events as they come, or, for who only waits, signs of life and then the outcome.
+"""A run over a long-lived connection: its events as they come, or signs of life and then the outcome.
 
-A run that is paused is silent until it goes on, and so is its stream. A stream that breaks off before its end was told
-is not the whole: the client comes back with the last id.
+The stream of a paused run stays open, and is silent until the run goes on. If a stream breaks off before its last
+event, the client reconnects with the last id.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -21,14 +21,14 @@ from codegen_api.telemetry import note
 
 UNFINISHED = b": unfinished, go on behind the last id\n\n"
 SIGN_OF_LIFE = b"\n"
-"""Whitespace before the JSON that somebody waits for."""
+"""Whitespace before the JSON."""
 
 EventBatches = AsyncGenerator[Sequence[RunEvent] | None, None]
-"""Events as they come; none are a sign of life."""
+"""Events as they come; None is a sign of life."""
 
 
 class Reader:
-    """One who reads a run from behind ``after`` to its end."""
+    """Reads a run from behind ``after`` to its end."""
 
     def __init__(
         self,
@@ -44,21 +44,21 @@ class Reader:
         self._life = StreamLife(conversations)
 
     def events(self) -> EventBatches:
-        """Everything, as it comes; the end comes last. Raises ``StreamCut``: it breaks off, and the run goes on."""
+        """Yield all events to the end of the run. Raises ``StreamCut`` if this breaks off while the run goes on."""
         return with_heartbeats(self._events(), HEARTBEAT_SECONDS)
 
     async def so_far(self) -> list[RunEvent]:
-        """What has come by now, and the end, if it has come."""
-        told = self.teller.begin(self.run.first.conversation, self.run.query)
+        """The events until now, with the last one if the run has ended."""
+        events = self.teller.begin(self.run.first.conversation, self.run.query)
         for stretch in self.run.stretches:
-            self.teller.turn()
+            self.teller.begin_turn()
             entries = await self._conversations.entries(stretch)
-            told += self.teller.take([TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)])
+            events += self.teller.take([TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)])
             if stretch.turn.state.over:
-                told += self._close(stretch)
+                events += self._close(stretch)
         if self.run.latest.state.over and not self._waits_for_resume:
-            told.append(ending(self.run, self.teller))
-        return told
+            events.append(ending(self.run, self.teller))
+        return events
 
     async def _events(self) -> AsyncGenerator[Sequence[RunEvent], None]:
         try:
@@ -66,10 +66,10 @@ class Reader:
             stretches = self.run.stretches
             while stretches:
                 for stretch in stretches:
-                    async with aclosing(self._turn(stretch)) as told:
-                        async for each in told:
-                            yield each
-                stretches = await self._behind_a_pause()
+                    async with aclosing(self._follow(stretch)) as batches:
+                        async for batch in batches:
+                            yield batch
+                stretches = await self._wait_for_resume()
             key = (self.run.id, self.run.latest.id, self.run.status, self.teller.steps, self.teller.said)
             yield [self._shared.end(key, lambda: ending(self.run, self.teller))]
         except ShuttingDown as error:
@@ -78,26 +78,26 @@ class Reader:
             note(error.code, error.root_reason)
             yield [RunEvent("error", broken(self.run, self.teller, error.message, error.code))]
 
-    async def _turn(self, stretch: Stretch) -> AsyncGenerator[Sequence[RunEvent], None]:
-        """A stretch of a turn as it comes."""
+    async def _follow(self, stretch: Stretch) -> AsyncGenerator[Sequence[RunEvent], None]:
+        """Yield the events of a stretch as they come."""
         upto = stretch.upto
-        self.teller.turn(self._conversations.changes_of(stretch.turn))
+        self.teller.begin_turn(self._conversations.changes_of(stretch.turn))
         async with aclosing(updates(self._conversations, stretch.turn)) as news:
             async for update in news:
                 match update:
                     case TurnEnded(turn=turn):
-                        self.run, stretch = self.run.as_now(turn), replace(stretch, turn=turn)
+                        self.run, stretch = self.run.updated(turn), replace(stretch, turn=turn)
                     case None | CaughtUp():
                         pass
                     case _:
-                        came = [each for each in update if upto is None or each.offset <= upto]
-                        yield self.teller.take(came)
-                        if len(came) < len(update):
+                        entries = [each for each in update if upto is None or each.offset <= upto]
+                        yield self.teller.take(entries)
+                        if len(entries) < len(update):
                             break
         yield self._close(stretch)
 
     def _close(self, stretch: Stretch) -> list[RunEvent]:
-        """What comes behind a stretch of a turn that is over."""
+        """The events that follow the entries of a stretch whose turn is over."""
         answer = stretch.turn.answer if stretch.upto is None else None
         return self.teller.close(stretch.turn) + (self.teller.conclude(answer) if answer else [])
 
@@ -105,9 +105,9 @@ class Reader:
     def _waits_for_resume(self) -> bool:
         return self.run.status == AgioStatus.PAUSED and self.run.is_paused
 
-    async def _behind_a_pause(self) -> list[Stretch]:
-        """With what the run goes on: wait for that if it is paused. Nothing, if it never will. Raises ``StreamCut``
-        when the stream has had its time, and ``Conflict`` where the run went on from elsewhere.
+    async def _wait_for_resume(self) -> list[Stretch]:
+        """If the run is paused, wait until it goes on, and return the stretches that follow; else none. Raises
+        ``StreamCut`` when the stream is too old, and ``Conflict`` if the run went on from an earlier checkpoint.
         """
         last, number = self.run.latest, self.run.turns[-1].number
         if not self._waits_for_resume:
@@ -128,7 +128,7 @@ class Reader:
 
 
 def ending(run: Execution, teller: RunTeller) -> RunEvent:
-    """What comes last. A host that waits for its user has said all that it will until they answer."""
+    """The last event of a run. One that waits for its user has ``run_completed``: nothing comes until they answer."""
     if run.status == AgioStatus.FAILED:
         code = "outcome_unknown" if run.latest.state is TurnState.UNKNOWN else "run_failed"
         error = run.latest.error or "The run has failed."
@@ -139,7 +139,7 @@ def ending(run: Execution, teller: RunTeller) -> RunEvent:
 
 
 def broken(run: Execution, teller: RunTeller, error: str, code: str) -> dict[str, Json]:
-    """What is told last where the run goes on, or nobody can say how."""
+    """The data of the last event if the run goes on, or cannot be followed."""
     return {"error": error, "code": code, **outcome_fields(run, teller), "response": None}
 
 
@@ -159,7 +159,7 @@ def metrics(run: Execution, teller: RunTeller) -> dict[str, Json]:
 
 
 async def frames(events: EventBatches) -> AsyncGenerator[bytes, None]:
-    """Events as server-sent ones, those that come together in one piece."""
+    """Batches of events as server-sent events, each batch in one piece."""
     try:
         async with aclosing(events):
             async for some in events:
@@ -170,7 +170,7 @@ async def frames(events: EventBatches) -> AsyncGenerator[bytes, None]:
 
 
 async def outcome(reader: Reader) -> AsyncGenerator[bytes, None]:
-    """What the last of the events says; or, for who waits no longer, that the run goes on."""
+    """Yield signs of life, and then the data of the last event; or that the run goes on, if the stream is cut first."""
     last: Mapping[str, Json] = {}
     try:
         async with aclosing(reader.events()) as events:

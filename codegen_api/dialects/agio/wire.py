@@ -1,4 +1,4 @@
-"""What goes over the wire, but for streams: errors, agents, runs and checkpoints as JSON. Pure functions."""
+"""Errors, agents and runs as JSON, and pages of lists. Pure functions. Events are in ``events``."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from codegen_api.telemetry import request_id
 from codegen_api.web import WAITS, MethodNotAllowed, error_headers, json_response, retry_after, status_of, timestamp
 
 DEFAULT_MODEL = "default"
-"""What stands for the host's own choice of a model."""
+"""The name that stands for the host's choice of a model."""
 
 ONLY_GET = " A browser's EventSource can only GET, and a chat begins with POST: read the answer with fetch."
 
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
-    """An error as clients of FastAPI know it (``detail``), with what else the gateway has to say."""
+    """An error in FastAPI's form (``detail``), with the gateway's own fields."""
     message = error.message + ONLY_GET if isinstance(error, MethodNotAllowed) else error.message
     details = [item for item in error.details if isinstance(item, Detail)]
     faults: list[Json] = [{"type": each.type, "loc": list(each.loc), "msg": each.msg} for each in details]
@@ -41,12 +41,12 @@ def render_error(error: GatewayError) -> Response:
 
 
 def page(items: Sequence[Json], total: int, limit: int, offset: int) -> Response:
-    """A stretch of a list. ``total`` is how many there are in all."""
+    """A page of a list. ``total`` counts the whole list."""
     return json_response(to_json({"total": total, "items": items, "limit": limit, "offset": offset}))
 
 
 def agent_fields(agent: Agent) -> dict[str, Json]:
-    """An agent. What is built in was made by nobody."""
+    """An agent as JSON. Built-in agents have no time of creation."""
     configured = own(agent.configuration)
     return {
         "id": agent.id,
@@ -62,7 +62,7 @@ def agent_fields(agent: Agent) -> dict[str, Json]:
 
 
 def run_fields(run: Execution, response: str | None, metrics: Json) -> dict[str, Json]:
-    """A run. ``response`` and ``metrics`` are what its log tells."""
+    """A run as JSON. ``response`` and ``metrics`` come from its log."""
     latest = run.latest
     return {
         "id": run.id,
@@ -80,7 +80,7 @@ def run_fields(run: Execution, response: str | None, metrics: Json) -> dict[str,
 
 
 def metrics_fields(seconds: float | None, tool_calls: int | None, steps: int) -> dict[str, Json]:
-    """What a run has cost. The host says nothing of tokens."""
+    """The metrics of a run. The host does not count tokens."""
     return {
         "duration": None if seconds is None else round(seconds, 3),
         "tool_calls_count": tool_calls,
