@@ -1,4 +1,4 @@
-"""An MCP server for hosts such as Claude Code, Codex and VS Code: docs/clients.md. Stateless, for both eras."""
+"""An MCP server for hosts such as Claude Code, Codex and VS Code: docs/clients.md. Stateless, for all versions."""
 
 from codegen_api.dialects import Dialect
 from codegen_api.dialects.mcp import routes

@@ -1,7 +1,7 @@
-"""The protocol: who asks for what, what a tool is, and what comes of it as a result or an error.
+"""The protocol: requests, tools, and their results and errors.
 
-Up to 2025-11-25 clients shake hands, in a request of which later ones say nothing. From 2026-07-28 on each request says
-in ``_meta`` who asks and what they can, and repeats some of itself in headers, which must agree.
+Up to version 2025-11-25 clients begin with a handshake, to which later requests do not refer. From 2026-07-28 on, each
+request names the client and its capabilities in ``_meta``, and repeats some of its fields in headers, which must agree.
 """
 
 import inspect
@@ -33,7 +33,7 @@ HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 VERSIONS = (MODERN, *HANDSHAKE)
 
 TASKS = "io.modelcontextprotocol/tasks"
-"""The extension for what takes long."""
+"""The extension for tools that take long."""
 
 VERSION, CAPABILITIES, SERVER = (
     f"io.modelcontextprotocol/{name}" for name in ("protocolVersion", "clientCapabilities", "serverInfo")
@@ -48,7 +48,7 @@ _NAMED_BY |= dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskI
 
 
 class RpcError(Exception):
-    """What a request is answered with instead of a result, and with which status where HTTP's count."""
+    """An error that answers a request. ``status`` is for versions in which the HTTP status matters."""
 
     def __init__(self, code: int, message: str, data: Result | None = None, status: int | None = None) -> None:
         super().__init__(message)
@@ -58,9 +58,9 @@ class RpcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class McpCall:
-    """A request, and who makes it of whom. ``wanted`` is the organization that they name, ``capabilities`` are the
-    client's, as far as it said so with this request, and ``progress_token`` is what notifications of progress are to
-    bear. Where ``id`` is None it is a notification.
+    """A request with its caller. ``wanted`` is the organization that it names. ``capabilities`` are those that the
+    client declares in this request. Notifications of progress carry the ``progress_token``. Without an ``id`` it is a
+    notification.
     """
 
     caller: Caller
@@ -80,7 +80,7 @@ class McpCall:
         return isinstance(extensions, Mapping) and TASKS in extensions
 
     def param(self, name: str, kind: type[T]) -> T:
-        """A parameter: a ``str``, or a ``dict``, which may be left out."""
+        """A parameter of ``kind`` ``str``, which is required, or ``dict``, which is optional."""
         value = self.params.get(name)
         value = {} if value is None else value
         if not isinstance(value, kind):
@@ -100,13 +100,13 @@ class McpCall:
 
 
 def id_of(body: object) -> str | int | float | None:
-    """The id under which a request is answered, if it has one."""
+    """The id of a request, if it has one."""
     given = body.get("id") if isinstance(body, Mapping) else None
     return given if isinstance(given, str | int | float) and not isinstance(given, bool) else None
 
 
 def call_of(body: object, request: Request, caller: Caller, wanted: str | None) -> McpCall:
-    """Raises ``RpcError`` for what is no request, of no version that is served, or something else in its headers."""
+    """Parse a request. Raises ``RpcError`` if it is malformed, of an unknown version, or contradicts its headers."""
     if not isinstance(body, Mapping):
         raise RpcError(INVALID_REQUEST, "The body must be one request or notification; there are no batches.")
     method, params, number, headers = body.get("method"), body.get("params", {}), id_of(body), request.headers
@@ -126,14 +126,14 @@ def call_of(body: object, request: Request, caller: Caller, wanted: str | None) 
 
 
 def _check_modern(method: str | None, params: Result, meta: Result, headers: Headers) -> None:
-    """Of a notification, which has no ``method`` here, only the version counts."""
+    """Check the headers and ``_meta`` of a request; without a ``method``, for a notification, only the version."""
     version = headers.get("mcp-protocol-version")
     if method is not None and (version == MODERN or VERSION in meta):
         named_by = _NAMED_BY.get(method, "")
         name = params.get(named_by)
         if headers.get("mcp-method", "").strip() != method:
             raise RpcError(HEADER_MISMATCH, "The header Mcp-Method must say what the method in the body says.")
-        if isinstance(name, str):  # what is not ASCII has to be in base64
+        if isinstance(name, str):  # names that are not ASCII are sent in base64
             encoded = f"=?base64?{b64encode(name.encode(errors='surrogatepass')).decode()}?="
             if headers.get("mcp-name", "").strip() not in (name, encoded):
                 raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
@@ -147,9 +147,7 @@ def _check_modern(method: str | None, params: Result, meta: Result, headers: Hea
 
 
 Coming = AsyncGenerator[tuple[int, str] | Result | None, None]
-"""What comes while a result is waited for: how far that is, with a line about it, or None, a sign of life; and the
-result last.
-"""
+"""Progress while a tool works, as a number and a line about it; None as a sign of life; and at last the result."""
 
 Outcome = Result | Coming
 Function = Callable[..., Awaitable[Outcome]]
@@ -157,8 +155,8 @@ Function = Callable[..., Awaitable[Outcome]]
 
 @dataclass(frozen=True)
 class Tool:
-    """What a model can call: a function whose docstring is the description, and whose keyword-only parameters are the
-    arguments. ``scope`` is what the caller needs.
+    """A tool for models, made from a function: its docstring is the description, and its keyword-only parameters are
+    the arguments. Callers need the ``scope``.
     """
 
     run: Function
@@ -179,7 +177,7 @@ class Tool:
     def described(self) -> Result:
         schema, orders = self.arguments.model_json_schema(), self.scope == WRITE
         for each in (schema, *schema.get("properties", {}).values()):
-            del each["title"]  # it only repeats the name, and stands in a model's context
+            del each["title"]  # it only repeats the name, and takes room in a model's context
         return {
             "name": self.name,
             "title": self.name.replace("_", " ").capitalize(),
@@ -188,8 +186,10 @@ class Tool:
             "annotations": {"readOnlyHint": not orders, "destructiveHint": orders, "openWorldHint": orders},
         }
 
-    async def called(self, call: McpCall, given: Result) -> Outcome:
-        """The model is told what cannot be done; that the caller may not is for who asks for it."""
+    async def invoke(self, call: McpCall, given: Result) -> Outcome:
+        """Call the tool. Errors become results that the model reads, except for missing authentication or scopes: these
+        are raised for the client.
+        """
         call.require(self.scope)
         try:
             arguments = self.arguments.model_validate(given)
@@ -205,13 +205,13 @@ class Tool:
 
 
 def told(said: Result, *, is_error: bool = False) -> Result:
-    """The result of a tool: for programs, and in the same words for models."""
+    """The result of a tool, as structured content for programs and as the same JSON in a text for models."""
     content: Json = [{"type": "text", "text": to_json(said).decode()}]
     return {"content": content, "structuredContent": said, **({"isError": True} if is_error else {})}
 
 
 def failed(error: GatewayError) -> Result:
-    """The result of a tool that could not do what it was asked for."""
+    """The result of a tool that failed."""
     note(error.code, error.root_reason)
     failure = as_rpc_error(error)
     choices = failure.data["details"]
@@ -220,7 +220,7 @@ def failed(error: GatewayError) -> Result:
 
 
 def result_of(call: McpCall, result: Result) -> Result:
-    """The answer to a request: its result, and for clients that want to know, of which kind it is and whose."""
+    """The JSON-RPC answer to a request. Modern clients also get the type of the result and the server's name."""
     if call.modern:
         result = {"resultType": "complete", **result, "_meta": {SERVER: call.server}}
     return {"jsonrpc": "2.0", "id": call.id, "result": result}
@@ -233,8 +233,8 @@ def failure_of(error: RpcError, number: Json = None) -> Result:
 
 
 def refusal(error: RpcError | GatewayError, number: Json, *, modern: bool) -> Response:
-    """The answer to a request that fails. Older clients take a status other than 200 for trouble with the connection,
-    and all want to hear by one that the caller may not.
+    """The answer to a request that fails. Older clients take statuses other than 200 for a broken connection, but all
+    expect one for missing authentication or scopes.
     """
     if isinstance(error, GatewayError):
         note(error.code, error.root_reason)
@@ -245,13 +245,13 @@ def refusal(error: RpcError | GatewayError, number: Json, *, modern: bool) -> Re
 
 
 def render_error(error: GatewayError, number: Json = None) -> Response:
-    """An error that has a status of HTTP."""
+    """The answer with an error whose HTTP status counts."""
     failure = as_rpc_error(error)
     return json_response(to_json(failure_of(failure, number)), failure.status, error_headers(error))
 
 
 def as_rpc_error(error: GatewayError) -> RpcError:
-    """An error of the gateway. Its ``details`` are what can be chosen instead, if the error is about that."""
+    """An error of the gateway as one of JSON-RPC. Its ``details`` list valid choices, if the error is about one."""
     status = 403 if isinstance(error, CorsRefused) else 400 if isinstance(error, Rejected) else status_of(error)
     choices = [each for each in error.details if not isinstance(each, Detail)]
     data: dict[str, Json] = {"code": error.code, "message": error.message, "status_code": status, "details": choices}

@@ -1,4 +1,4 @@
-"""The endpoint and its methods, and where clients read who gives them tokens for it."""
+"""The MCP endpoint and its methods, and the metadata that tells clients where to get tokens for it."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -20,7 +20,7 @@ from codegen_api.request_bodies import Authenticator, CallerFirst
 from codegen_api.runs import to_json
 from codegen_api.sse import HEARTBEAT, frame, lasting
 
-if TYPE_CHECKING:  # loaded only where there are some
+if TYPE_CHECKING:  # loaded only if the deployment accepts JWTs
     from codegen_api.auth.jwts import Jwts
 
 PATH = "/mcp"
@@ -30,7 +30,7 @@ ABLE: Result = {"tools": {}, "resources": {}}
 WITH_TASKS: Result = {"extensions": {protocol.TASKS: {}}}
 
 LISTS_MS = 300_000
-"""For how long clients need not ask again for what changes with a release only."""
+"""How long clients may cache lists, which change only with a release."""
 
 _answers = Answers(None, lambda error: protocol.failure_of(protocol.as_rpc_error(error)))
 ANSWERED = _answers(200, None, "What it is answered with.")
@@ -42,7 +42,7 @@ router = APIRouter(route_class=CallerFirst, tags=["MCP"], generate_unique_id_fun
 
 @Authenticator
 async def authenticate_client(request: Request) -> Caller:
-    """As ``authenticate_lenient``, but pages of other sites are refused whatever they send."""
+    """As ``authenticate_lenient``, but requests from pages of other sites are always refused."""
     if request.scope[web.CROSS_SITE]:
         raise web.CorsRefused
     try:
@@ -53,7 +53,7 @@ async def authenticate_client(request: Request) -> Caller:
 
 
 def _say_where(request: Request, error: Exception) -> None:
-    """Tell clients that are refused for want of a token or a scope where to get one, and for what."""
+    """If a request lacks a token or a scope, add to the error where the client can get one."""
     jwts = _issuer(request)
     if jwts is not None and isinstance(error, NotAuthenticated | InsufficientScope):
         error.resource_metadata = f"{web.base_url(request)}{METADATA}{PATH}"
@@ -62,7 +62,7 @@ def _say_where(request: Request, error: Exception) -> None:
 
 
 def _issuer(request: Request) -> "Jwts | None":
-    """Who gives users their tokens, if clients can ask them."""
+    """The issuer of users' tokens, if there is one with a URL."""
     jwts = parts_of(request).callers.jwts
     return jwts if jwts is not None and jwts.issuer.lower().startswith(("http://", "https://")) else None
 
@@ -85,7 +85,7 @@ async def send_message(
         if call.id is None:
             return Response(status_code=202)
         modern = call.modern
-        outcome = await _outcome(call)
+        outcome = await _dispatch(call)
         if not isinstance(outcome, Mapping):
             if call.progress_token is not None and EVENTS in request.headers.get("accept", ""):
                 return lasting(request, _frames(call, outcome), f"{EVENTS}; charset=utf-8")
@@ -97,7 +97,7 @@ async def send_message(
         return protocol.refusal(error, protocol.id_of(body), modern=modern)
 
 
-async def _outcome(call: McpCall) -> Outcome:  # noqa: PLR0911 - a case for each method
+async def _dispatch(call: McpCall) -> Outcome:  # noqa: PLR0911 - a case for each method
     match call.modern, call.method:
         case True, "server/discover":
             said: Result = {"supportedVersions": protocol.VERSIONS, "capabilities": {**ABLE, **WITH_TASKS}}
@@ -115,7 +115,7 @@ async def _outcome(call: McpCall) -> Outcome:  # noqa: PLR0911 - a case for each
             tool = next((tool for tool in TOOLS if tool.name == name), None)
             if tool is None:
                 raise RpcError(protocol.INVALID_PARAMS, "There is no such tool.")
-            return await tool.called(call, call.param("arguments", dict))
+            return await tool.invoke(call, call.param("arguments", dict))
         case _, "resources/list":
             return _cached(call, {"resources": []})
         case _, "resources/templates/list":
@@ -137,12 +137,12 @@ async def _outcome(call: McpCall) -> Outcome:  # noqa: PLR0911 - a case for each
 
 
 def _cached(call: McpCall, result: Result, ms: int = LISTS_MS, scope: str = "public") -> Result:
-    """A result that says for how long it is good, and for whom, to clients that want to know."""
+    """A result that tells modern clients how long, and for whom, they may cache it."""
     return {**result, "ttlMs": ms, "cacheScope": scope} if call.modern else result
 
 
 async def _frames(call: McpCall, coming: Coming) -> AsyncGenerator[bytes, None]:
-    """What comes, as notifications, and the answer to the request last."""
+    """Progress as notifications, and at last the answer to the request, as server-sent events."""
     async with aclosing(coming):
         async for item in coming:
             match item:

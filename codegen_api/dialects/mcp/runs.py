@@ -1,6 +1,6 @@
-"""Runs as models read them, in as many words as a model's context bears; and as tasks, for clients that poll.
+"""Runs as results for models, short enough for a model's context, and as tasks, for clients that poll.
 
-A task is a run, under its id, so every instance knows all of them.
+A task is a run and has its id, so every instance knows all tasks.
 """
 
 import re
@@ -23,15 +23,15 @@ from codegen_api.upstreams import Decision, PendingRequest
 from codegen_api.web import timestamp
 
 MOST_CHARACTERS = 20_000
-"""Of the entries in one result."""
+"""The bound on the entries of one result."""
 
 MOST_ENTRIES = 100
 
 CUT_AT = (6_000, 1_000)
-"""A text of an entry that has no room is cut here; or there, if it is written with many escapes."""
+"""Where the texts of an entry that is too long are cut; the second is for JSON with many escapes."""
 
 LOOKED_BACK = 10
-"""So many of the last entries are looked at for the agent's answer."""
+"""How many of the last entries are searched for the agent's answer."""
 
 LOG: Result = {
     "uriTemplate": "codegen://runs/{run_id}/log{?after}",
@@ -59,12 +59,12 @@ def about(run: Run) -> dict[str, Json]:
 
 
 def rests(call: McpCall, run: Run) -> bool:
-    """Whether it waits for somebody. Of a run that was resumed just now the host may still say so."""
+    """Whether a run waits for somebody. Just after a resume the host's word for it is not believed."""
     return run.status in RESTING and not call.gateway.resumed_lately(run.ref)
 
 
 async def described(call: McpCall, run: Run) -> dict[str, Json]:
-    """A run as it is now: with the length of its log, what came of it, and what it waits for."""
+    """A run with the length of its log, its answer, and what it waits for."""
     ref = run.ref
     page = await call.gateway.read_log(call.caller, ref.organization, ref.id, 0, LOOKED_BACK, newest_first=True)
     said = {**about(run), "length": page.paging.total}
@@ -73,7 +73,7 @@ async def described(call: McpCall, run: Run) -> dict[str, Json]:
         said["answer"] = None if answer is None else cut(answer, MOST_CHARACTERS)
     elif rests(call, run):
         pending = await pending_in(call.gateway, call.caller, ref)
-        said["waiting_for"] = [*map(_asked, pending)] or [{"reason": run.reason}]
+        said["waiting_for"] = [*map(_request_fields, pending)] or [{"reason": run.reason}]
     return said
 
 
@@ -81,12 +81,12 @@ def _answer(call: McpCall, newest_first: Sequence[LogEntry]) -> str | None:
     for entry in newest_first:
         if entry.answers:
             return call.gateway.step(entry).text
-        if entry.said is not None:  # what is behind that answered something else
+        if entry.said is not None:  # earlier answers are to earlier messages
             break
     return None
 
 
-def _asked(request: PendingRequest) -> Json:
+def _request_fields(request: PendingRequest) -> Json:
     said = {"request_id": request.id, "reason": request.reason, "text": request.text}
     return said | {"tool": request.tool, "input": request.input, "choices": request.choices}
 
@@ -97,7 +97,7 @@ def cut(value: Json, most: int) -> str:
 
 
 def position_of(after: int | str) -> Position:
-    """A position as clients give it back, who are told the end as often as they ask."""
+    """Parse a client's position. The end of a run is sent again to clients that have it already."""
     try:
         return replace(parse_position(str(after)), over=False)
     except InvalidCursor:
@@ -105,12 +105,12 @@ def position_of(after: int | str) -> Position:
 
 
 def shown(position: Position) -> int | str:
-    """A position as clients are told it: a number, where that says enough of which changes they have."""
+    """A position for clients: a number, unless it has to tell which changes they have."""
     return position.cursor if position == Position(position.cursor) else str(position)
 
 
 class EntryList:
-    """Entries for one result, as many as it may have, at least one. ``full``: there was no room for the next."""
+    """Collects as many entries as fit into one result, at least one. ``full``: there was no room for the next one."""
 
     def __init__(self, call: McpCall) -> None:
         self.full = False
@@ -119,7 +119,7 @@ class EntryList:
         self._room = MOST_CHARACTERS
 
     def add(self, position: Cursor, entry: LogEntry) -> bool:
-        """Add the next entry, or what has become of an earlier one; whether there was room."""
+        """Add the next entry, or a new version of an earlier one, and return whether there was room."""
         written = self._shown(position, entry)
         self._room -= len(to_json(written).decode())
         self.full = bool(self._entries) and (self._room < 0 or len(self._entries) == MOST_ENTRIES)
@@ -155,7 +155,7 @@ async def log_page(call: McpCall, run_id: str, after: Cursor, limit: int = MOST_
 
 async def read_resource(call: McpCall, uri: str) -> Result | None:
     found = _LOG.fullmatch(uri)
-    with suppress(NotFound, Rejected):  # no run is called so
+    with suppress(NotFound, Rejected):  # Rejected: no run can have this id
         if found is not None:
             log = await log_page(call, unquote(found[1]), int(found[2] or 0))
             return {"mimeType": "application/json", "text": to_json(log).decode()}
@@ -163,7 +163,7 @@ async def read_resource(call: McpCall, uri: str) -> Result | None:
 
 
 def task_of(run: Run, **more: Json) -> dict[str, Json]:
-    """What is said of every task. How long it is kept is for the host to decide."""
+    """A run as a task. It has no time to live, because the host decides how long it keeps runs."""
     now = time.time()
     times = {"createdAt": timestamp(run.created or now), "lastUpdatedAt": timestamp(now)}
     status = _STATUSES.get(run.status, "working")
@@ -175,33 +175,33 @@ async def get_task(call: McpCall, task_id: str) -> Result:
     if run.status in (RunStatus.COMPLETED, RunStatus.FAILED):
         result = told(await described(call, run), is_error=run.status is RunStatus.FAILED)
         return task_of(run, result={"resultType": "complete", **result})
-    asked = await _requests(call, run)
-    if not asked:
+    requests = await _requests(call, run)
+    if not requests:
         return task_of(run, statusMessage=run.raw_status or run.status)
-    if "elicitation" not in call.capabilities:  # the client can ask nobody
-        said = "; ".join(pending.text for pending in asked.values())
+    if "elicitation" not in call.capabilities:  # the client cannot ask its user
+        said = "; ".join(pending.text for pending in requests.values())
         return task_of(run, statusMessage=f"{said} (resume_run answers)")
-    requests = {key: _elicitation(pending) for key, pending in asked.items()}
-    return task_of(run, status="input_required", inputRequests=requests)
+    elicitations = {key: _elicitation(pending) for key, pending in requests.items()}
+    return task_of(run, status="input_required", inputRequests=elicitations)
 
 
 async def update_task(call: McpCall, task_id: str) -> Result:
     run, responses = await _run(call, task_id, WRITE), call.param("inputResponses", dict)
     organization, run_id = run.ref.organization, run.ref.id
     for key, pending in (await _requests(call, run)).items():
-        made = _decision(key, responses.get(key), pending)
-        with suppress(NotFound, IdempotencyKeyReused):  # somebody was faster
-            if made is not None and pending.id:
-                await call.gateway.decide(call.caller, organization, run_id, pending.id, made)
-            elif made is not None:
-                text, again = made.text or "I do not answer that.", message_key(f"mcp {run_id} {key}")
-                await call.parts.idempotency.resume(call.caller, organization, run_id, text, None, again)
+        decision = _decision(key, responses.get(key), pending)
+        with suppress(NotFound, IdempotencyKeyReused):  # somebody else was faster
+            if decision is not None and pending.id:
+                await call.gateway.decide(call.caller, organization, run_id, pending.id, decision)
+            elif decision is not None:
+                text, once = decision.text or "I do not answer that.", message_key(f"mcp {run_id} {key}")
+                await call.parts.idempotency.resume(call.caller, organization, run_id, text, None, once)
     return {}
 
 
 async def cancel_task(call: McpCall, task_id: str) -> Result:
     run = await _run(call, task_id, WRITE)
-    with suppress(RunEnded):  # in the meantime, which the next look will say
+    with suppress(RunEnded):  # the next poll shows it
         if not run.status.ended:
             await call.gateway.cancel(call.caller, run.ref.organization, run.ref.id)
     return {}
@@ -214,12 +214,14 @@ async def _run(call: McpCall, task_id: str, scope: str) -> Run:
     call.require(scope)
     try:
         return await call.gateway.get(call.caller, await call.organization(), task_id)
-    except Rejected:  # no run is called so
+    except Rejected:  # no run can have this id
         raise NotFound from None
 
 
 async def _requests(call: McpCall, run: Run) -> dict[str, PendingRequest]:
-    """What a run waits for, under keys that it has for nothing else. No id: the host does not say for what."""
+    """The pending requests of a run, under keys that are never used for others. If the host does not tell them, there
+    is one without an id.
+    """
     if not rests(call, run):
         return {}
     if pending := await pending_in(call.gateway, call.caller, run.ref):
@@ -240,7 +242,7 @@ def _elicitation(pending: PendingRequest) -> Result:
 
 
 def _decision(key: str, response: Json, pending: PendingRequest) -> Decision | None:
-    """What somebody has decided, in the form that was asked for; None if they have not."""
+    """Parse the response to an elicitation; None if there is no decision in it."""
     approval = pending.reason is WaitReason.APPROVAL
     match response:
         case {"action": "cancel"} | None:

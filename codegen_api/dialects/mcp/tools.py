@@ -1,4 +1,4 @@
-"""The tools: runs are started, watched, answered and stopped."""
+"""The tools, with which models start, watch, answer and stop runs. Their docstrings are what models read."""
 
 import asyncio
 from contextlib import aclosing
@@ -28,10 +28,10 @@ INSTRUCTIONS = (
 )
 
 LONGEST_WAIT = 50
-"""Seconds. Common hosts give a tool up after 60."""
+"""Seconds that a tool may wait. Common hosts give it up after 60."""
 
 LINE = 200
-"""Characters of a notification of progress."""
+"""Longest notification of progress, in characters."""
 
 NewPrompt = Annotated[Prompt, Field(description="What the agent is to do.")]
 RepoId = Annotated[int | None, Field(description="The repository to work in, where the host has several.")]
@@ -39,7 +39,7 @@ Model = Annotated[str | None, Field(description="The host's name of the model th
 Key = Annotated[str | None, Field(description="A text of your choice: an order repeated with it is carried out once.")]
 _A_RUN = "Which run, from start_run or list_runs."
 RunId = Annotated[str, Field(min_length=1, max_length=255, coerce_numbers_to_str=True, description=_A_RUN)]
-"""Models may write one that has only digits as a number."""
+"""Models may send an id of digits as a number."""
 After = Annotated[int | str, Field(description="What you have of the log: the next_after that you were told.")]
 Limit = Annotated[int, Field(ge=1, le=runs.MOST_ENTRIES, description="How many to give at most.")]
 Wait = Annotated[int, Field(ge=1, le=LONGEST_WAIT, description="How many seconds to wait at most.")]
@@ -54,7 +54,7 @@ async def start_run(
     call: McpCall, *, prompt: NewPrompt, repo_id: RepoId = None, model: Model = None, idempotency_key: Key = None
 ) -> Outcome:
     """Give an agent a task. Returns at once; the agent works on by itself."""
-    return told(runs.about(await _begun(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)))
+    return told(runs.about(await _create(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)))
 
 
 async def run_agent(
@@ -69,10 +69,10 @@ async def run_agent(
     """Give an agent a task and wait for its answer. If that takes longer than wait_seconds, the result says how far it
     is: go on with follow_run.
     """
-    run = await _begun(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)
+    run = await _create(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)
     if call.takes_tasks:
         return {"resultType": "task", **runs.task_of(run)}
-    return _watched(call, run.ref.id, Position(0), wait_seconds, listed=False)
+    return _watch(call, run.ref.id, Position(0), wait_seconds, listed=False)
 
 
 async def get_run(call: McpCall, *, run_id: RunId) -> Outcome:
@@ -92,7 +92,7 @@ async def follow_run(call: McpCall, *, run_id: RunId, after: After = 0, wait_sec
     result is full, or the time is over. Then call again with next_after. An entry that was `open` comes again, under
     its old position, when its output is there.
     """
-    return _watched(call, run_id, runs.position_of(after), wait_seconds, listed=True)
+    return _watch(call, run_id, runs.position_of(after), wait_seconds, listed=True)
 
 
 async def resume_run(
@@ -138,19 +138,19 @@ _LOOKS: tuple[Function, ...] = (get_run, read_log, follow_run, list_runs)
 TOOLS = (*(Tool(run, WRITE) for run in _ORDERS), *(Tool(run, READ) for run in _LOOKS))
 
 
-async def _begun(call: McpCall, new: NewRun, key: str | None) -> Run:
+async def _create(call: McpCall, new: NewRun, key: str | None) -> Run:
     return (await call.parts.idempotency.create(call.caller, await call.organization(), new, key)).run
 
 
-async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, *, listed: bool) -> Coming:
-    """What comes of a run until it has ended, waits for somebody, or the time is over. The result is last. With
-    ``listed`` it has the entries, and comes when it is full.
+async def _watch(call: McpCall, run_id: str, at: Position, seconds: float, *, listed: bool) -> Coming:
+    """Follow a run until it has ended, waits for somebody, or the time is over, and yield the result last. With
+    ``listed`` the result has the entries, and comes as soon as it is full.
     """
     run, is_current, entries = None, False, runs.EntryList(call)
     try:
         organization, deadline = await call.organization(), loop_time() + seconds
         stream = await call.gateway.follow(call.caller, organization, run_id, at)
-        assert stream is not None  # noqa: S101 - that would be for who knows the end
+        assert stream is not None  # noqa: S101 - only for a position that includes the end
         async with aclosing(stream):
             while not entries.full and (update := await _next(stream, deadline)) is not None:
                 match update:
@@ -170,7 +170,7 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, *, 
                         is_current = True
                     case Quiet():
                         yield None
-                if is_current and run is not None and runs.rests(call, run):  # when the host was asked last
+                if is_current and run is not None and runs.rests(call, run):  # ask the host whether it still does
                     run = await call.gateway.get(call.caller, organization, run_id)
                     if runs.rests(call, run):
                         break
@@ -184,7 +184,7 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, *, 
 
 
 async def _next(stream: Stream, deadline: float) -> Update | None:
-    """The next update; None if there is none, or not in time."""
+    """The next update; None if the stream is over, or it does not come in time."""
     try:
         async with asyncio.timeout_at(deadline):
             return await anext(stream)
@@ -193,6 +193,6 @@ async def _next(stream: Stream, deadline: float) -> Update | None:
 
 
 def _line(call: McpCall, event: Appended) -> str:
-    """An entry in one line, as hosts show it."""
+    """An entry in one line, for a notification of progress."""
     step = call.gateway.step(event.entry)
     return runs.cut(" ".join(f"{step.tool or ''} {step.text[:LINE]}".split()), LINE) or step.kind
