@@ -1,4 +1,4 @@
-"""What clients get, as the OpenAPI document tells it."""
+"""What the OpenAPI document shows of responses."""
 
 from typing import Any
 

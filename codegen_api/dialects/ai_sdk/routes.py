@@ -1,4 +1,4 @@
-"""Chats: something is said, and what comes of it is streamed; and streamed again to a page that comes back."""
+"""The routes of chats. A turn is streamed to the page that sent its message, and again to pages that reconnect."""
 
 from typing import Annotated
 
@@ -80,7 +80,7 @@ async def delete_chat(conversations: MyConversations, chat_id: ChatPath) -> Resp
 
 
 def streamed(request: Request, conversations: CallerConversations, turn: Turn) -> Response:
-    """A turn as it comes, from its beginning. If it breaks off it has no end, so that the client knows."""
+    """Stream a turn from its beginning. A stream that breaks off has no last chunk, so the client notices."""
     render = conversations.rendered.of_turn("ai_sdk", turn, ChatEntry.of, conversations.step)
 
     def teller(_: bool) -> ChatTeller:

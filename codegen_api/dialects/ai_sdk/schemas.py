@@ -1,4 +1,4 @@
-"""What clients send, as far as it is heard."""
+"""The bodies of requests, with the fields that are read."""
 
 from typing import Annotated, Any, Literal
 

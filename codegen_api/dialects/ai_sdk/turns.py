@@ -1,4 +1,4 @@
-"""What was said in a chat, as the client keeps it, and which turn a client means that sends its messages."""
+"""The messages of a chat in the client's form, and the turn that a client's request begins or repeats."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,8 +19,8 @@ USER, SYSTEM = "user", "system"
 
 
 async def turn_for(conversations: CallerConversations, wanted: str | None, body: SendMessages) -> Turn:
-    """The turn of what the user said last. It is begun if that is new; ``wanted`` is the organization. Raises
-    ``Conflict`` where nothing is to be said again or decided, and what ``CallerConversations.begin`` does.
+    """The turn of the user's last message, which is begun if that is new, in the organization ``wanted``. Raises
+    ``Conflict`` if there is nothing to regenerate or to decide, and what ``CallerConversations.begin`` does.
     """
     said = said_last(body.messages)
     checked([body.id, said])
@@ -31,9 +31,9 @@ async def turn_for(conversations: CallerConversations, wanted: str | None, body:
         again = next((turn for turn in known if turn.id == body.messageId), again)
         if again is None:
             raise Conflict("There is no such message to be said again.")
-    elif again is not None and said in again.messages:  # else its message was edited
+    elif again is not None and said in again.messages:  # otherwise the message was edited
         return await conversations.as_it_is(again)
-    if said is None and again is None:  # the agent is to go on, or somebody has decided something
+    if said is None and again is None:  # a decision, or a request to go on
         if not body.messages or not known:
             raise rejected("The last one must be the user's.", "no_user_message", "body", "messages")
         if body.decisions and known[0].state is not TurnState.WAITING:
@@ -55,7 +55,7 @@ async def turn_for(conversations: CallerConversations, wanted: str | None, body:
     )
     try:
         return await conversations.begin(wanted, body.id, ask)
-    except ConversationBusy:  # perhaps with this very message, sent twice
+    except ConversationBusy:  # perhaps because of this very message, sent twice
         turn = None if body.trigger == REGENERATE else _turn_of(said, await _turns(conversations, body.id))
         if turn is None or said not in turn.messages:
             raise
@@ -63,7 +63,7 @@ async def turn_for(conversations: CallerConversations, wanted: str | None, body:
 
 
 async def _agent(conversations: CallerConversations, body: SendMessages, title: str) -> Agent | None:
-    """With whom the chat is, which is made if it is not there. Raises ``NotFound``: there is no such agent."""
+    """The agent of a chat, which is created if it does not exist. Raises ``NotFound`` if there is no such agent."""
     named = None
     if body.agent_id is not None:
         named = NotFound.unless(await conversations.agent(body.agent_id), "Agent", body.agent_id)
@@ -76,18 +76,18 @@ async def _agent(conversations: CallerConversations, body: SendMessages, title: 
 
 
 async def _turns(conversations: CallerConversations, chat: str) -> list[Turn]:
-    """Those of which the host may have heard, newest first."""
+    """The turns of a chat that the host may have received, newest first."""
     return [turn for turn in await conversations.turns(chat) if heard_of(turn)]
 
 
 def _turn_of(said: Mapping[str, Json] | None, known: Sequence[Turn]) -> Turn | None:
-    """The latest turn in which something was said under the same id."""
+    """The latest turn with a message of the same id."""
     return next((turn for turn in known if said is not None and said["id"] in said_ids([turn])), None)
 
 
 def said_last(messages: Sequence[UiMessage]) -> Mapping[str, Json] | None:
-    """What the user said last, as it is kept; None where the last message is not theirs. Raises ``Rejected`` where a
-    part of it cannot be told to the host, or nothing is said.
+    """The user's last message, as it is stored; None if the last message is not theirs. Raises ``Rejected`` if it is
+    empty, or has a part that cannot be sent to the host.
     """
     place = len(messages) - 1
     if place < 0 or messages[place].role != USER:
@@ -102,7 +102,7 @@ def said_last(messages: Sequence[UiMessage]) -> Mapping[str, Json] | None:
 
 
 def instructions(messages: Sequence[UiMessage]) -> str | None:
-    """What the app tells the agent in a message of the system."""
+    """The texts of the app's system messages."""
     said = [part.get("text") for message in messages if message.role == SYSTEM for part in message.parts]
     return "\n\n".join(text for text in said if isinstance(text, str) and text.strip()) or None
 
@@ -110,7 +110,7 @@ def instructions(messages: Sequence[UiMessage]) -> str | None:
 async def messages_of(conversations: CallerConversations, chat: str) -> list[Json]:
     """All messages of a chat that lead to its end, oldest first."""
     messages: list[Json] = []
-    await conversations.latest(chat)  # which finds out how it is now
+    await conversations.latest(chat)  # brings it up to date
     for stretch in await conversations.path(chat):
         said = stretch.turn.messages
         messages += [{"id": each.get("id"), "role": USER, "parts": [*map(_shown, content_of(each))]} for each in said]
@@ -135,7 +135,7 @@ def _shown(part: Mapping[str, Json]) -> Json:
 
 
 def _kept(part: Part, *where: str | int) -> list[dict[str, Json]]:
-    """What is kept of a part: words, and images. What only the page is to show is neither."""
+    """What is stored of a part: texts and images. Parts that only the page shows are left out."""
     match part.get("type"):
         case "text" if isinstance(part.get("text"), str):
             return [{"type": "text", "text": part["text"]}]

@@ -1,9 +1,9 @@
-"""A turn as the chunks of one message, from its beginning: the client puts away what it had of it. Parts, and errors.
+"""A turn as the chunks of one message, always from its beginning, because clients discard what they had. Errors.
 
-The client puts a message together anew with every chunk, so a long one takes it long: of a turn that has come far,
-the older entries come as the data of a few chunks. Versions 5, 6 and 7 of the client end a stream at a chunk whose
-type they do not know, or in which an optional field is null. So there are only the chunks here that all of them know,
-and a field that has no value is left out.
+The client rebuilds a message with every chunk, which takes long for long ones: so the older entries of a long turn come
+as the data of a few chunks. Versions 5, 6 and 7 of the client end a stream at a chunk of a type that they do not know,
+or with a null in an optional field. So only chunks that all versions know are sent, and fields without a value are left
+out.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,13 +23,13 @@ Part = Mapping[str, Json]
 """A part of a message."""
 
 ERROR_CODE = "X-Error-Code"
-"""The header with an error's code: the body is the sentence that the hook shows."""
+"""The header with an error's code. The body is a sentence, which the hook shows."""
 
 OURS = "codegen_api"
-"""The name under which the gateway's own data stands in metadata."""
+"""The key of the gateway's own data in metadata."""
 
 TOOL = "dynamic-tool"
-"""The type of the part of a tool that the app does not know."""
+"""The type of a part for a tool that the app does not know."""
 
 DONE = b"data: [DONE]\n\n"
 
@@ -37,20 +37,20 @@ LOST = "The host did not answer, and it is not known whether the agent began."
 NEVER = "The run stopped before the tool had answered."
 
 FOLDED = 100
-"""So many older entries come in one chunk."""
+"""How many older entries come in one chunk."""
 
 UNFOLDED = 200
-"""So many of the latest entries come each by itself."""
+"""How many of the latest entries always come in chunks of their own."""
 
 
 def render_error(error: GatewayError) -> Response:
-    """A sentence: the hook makes the body of the answer the message of its error, and apps show that."""
+    """The answer to a failed request: a sentence, which the hook makes the message of its error, and apps show."""
     headers = {**error_headers(error), ERROR_CODE: error.code}
     return Response(error_text(error), status_of(error), headers, "text/plain")
 
 
 def error_text(error: GatewayError) -> str:
-    """What went wrong, and in which fields: the first of them is in the message."""
+    """The error's message, which names the first wrong field, and the other fields."""
     others = [f"{item.place}: {item.msg}" for item in error.details[1:] if isinstance(item, Detail)]
     return " ".join([error.message, *others])
 
@@ -60,24 +60,24 @@ def chunk(type: str, **fields: Json) -> bytes:  # noqa: A002 - the protocol's ow
 
 
 def telling(parts: Iterable[Part], part_id: str = "") -> bytes:
-    """The chunks that make parts, but for what came of a tool. ``part_id`` is that of words."""
-    told: list[bytes] = []
+    """The chunks that make parts, without outcomes of tools. ``part_id`` is the id for texts."""
+    chunks: list[bytes] = []
     for part in parts:
         match part["type"]:
             case "text" | "reasoning" as kind:
-                told.append(chunk(f"{kind}-start", id=part_id, providerMetadata=part["providerMetadata"]))
-                told.append(chunk(f"{kind}-delta", id=part_id, delta=part["text"]))
-                told.append(chunk(f"{kind}-end", id=part_id))
+                chunks.append(chunk(f"{kind}-start", id=part_id, providerMetadata=part["providerMetadata"]))
+                chunks.append(chunk(f"{kind}-delta", id=part_id, delta=part["text"]))
+                chunks.append(chunk(f"{kind}-end", id=part_id))
             case _ if part["type"] == TOOL:
                 call = {name: part[name] for name in ("toolCallId", "toolName", "input")}
-                told.append(chunk("tool-input-available", **call, **EXECUTED))
+                chunks.append(chunk("tool-input-available", **call, **EXECUTED))
             case _:
-                told.append(chunk(str(part["type"]), id=part["id"], data=part["data"]))
-    return b"".join(told)
+                chunks.append(chunk(str(part["type"]), id=part["id"], data=part["data"]))
+    return b"".join(chunks)
 
 
 def answering(part: Part) -> bytes:
-    """The chunk with what came of a tool; nothing for other parts, and while nothing has."""
+    """The chunk with the outcome of a tool's part; nothing for other parts, and for a tool without one."""
     for state, name in (("output-available", "output"), ("output-error", "errorText")):
         if part.get("state") == state:
             return chunk(f"tool-{state}", toolCallId=part["toolCallId"], **{name: part[name]}, **EXECUTED)
@@ -85,7 +85,7 @@ def answering(part: Part) -> bytes:
 
 
 EXECUTED: Mapping[str, Json] = {"providerExecuted": True, "dynamic": True}
-"""The tool is not one of the app's, which else would think that it has to run it."""
+"""Marks a tool as run by the host: without it the app would think that it has to run the tool."""
 
 
 def ending(turn: Turn) -> list[bytes]:
@@ -99,12 +99,12 @@ def ending(turn: Turn) -> list[bytes]:
 
 
 def broken(error: GatewayError) -> bytes:
-    """The last chunks where nobody can say how the turn goes on."""
+    """The last chunks of a stream whose turn cannot be followed."""
     return chunk("error", errorText=error_text(error)) + DONE
 
 
 def parts_of(turn: Turn, offset: int, step: Step) -> list[Part]:
-    """The parts of an entry, the ``offset``-th of its turn; none for the prompt, which the client has."""
+    """The parts of entry ``offset`` of a turn; none for the prompt, which the client has."""
     if is_own_prompt(turn, offset, step):
         return []
     match step.kind:
@@ -126,12 +126,12 @@ def parts_of(turn: Turn, offset: int, step: Step) -> list[Part]:
 
 
 def data_part(name: str, part_id: str, data: Json) -> Part:
-    """A part of the gateway's own. One with the same id takes its place."""
+    """A part of the gateway's own type. A later one with the same id replaces it."""
     return {"type": f"data-codegen-{name}", "id": f"{name}-{part_id}", "data": data}
 
 
 def closed(part: Part, turn: Turn) -> Part:
-    """A part of a turn that is over: no tool answers any more."""
+    """A part as it is when its turn is over: a tool without an outcome gets one."""
     if part.get("state") != "input-available":
         return part
     if is_fine(turn):
@@ -140,7 +140,7 @@ def closed(part: Part, turn: Turn) -> Part:
 
 
 def called(turn: Turn, offset: int) -> Part:
-    """The part of a tool that was called in an entry and has not answered, as far as it is the same for all."""
+    """The fields that all parts of a called tool have in common, in the state before its outcome."""
     return {"type": TOOL, "toolCallId": f"call_{turn.id}_{offset}", "state": "input-available"}
 
 
@@ -149,7 +149,7 @@ def is_fine(turn: Turn) -> bool:
 
 
 def last_parts(turn: Turn, pending: Sequence[PendingRequest]) -> list[Part]:
-    """What a turn says beside its log, and what it waits for: for people, and for apps."""
+    """Parts for an answer that is not in the log, and for what a turn waits for: as texts, and as data for apps."""
     words = [turn.answer or "", *(request.text for request in pending)]
     parts = [part for number, text in enumerate(words, 1) for part in _words("text", text, turn.length + number)]
     if turn.state is TurnState.WAITING:
@@ -182,8 +182,8 @@ def _tool(turn: Turn, offset: int, step: Step, outcome: Part) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class ChatEntry:
-    """An entry in chunks: what is ``said`` in it, the tool that is ``called``, and the ``outcome`` of that. ``open``:
-    the host is still writing it.
+    """An entry as chunks: its texts (``said``), its call of a tool, and the call's outcome. ``open``: the host is still
+    writing it.
     """
 
     offset: int
@@ -197,7 +197,7 @@ class ChatEntry:
 
     @property
     def size(self) -> int:
-        """What holding it costs, in bytes."""
+        """Its cost in memory, in bytes."""
         return 600 + len(self.said) + len(self.called) + len(self.outcome)
 
     @classmethod
@@ -217,7 +217,7 @@ class ChatEntry:
 
 
 class ChatTeller(HoldingTeller[ChatEntry]):
-    """Tells one reader a turn. ``step`` says what an entry means, and ``render`` gives its chunks."""
+    """Makes the chunks of a turn for one reader. ``step`` parses an entry, and ``render`` returns its chunks."""
 
     def __init__(
         self,
@@ -230,12 +230,12 @@ class ChatTeller(HoldingTeller[ChatEntry]):
         self._turn = turn
         self._step = step
         self._has_begun = False
-        self._so_far: dict[int, TurnEntry] | None = {}  # what was there when the reader came, its latest entries
-        self._folded = 0  # up to here entries came as data
+        self._so_far: dict[int, TurnEntry] | None = {}  # entries from before the reader came that are not yet sent
+        self._folded = 0  # the last entry that was sent as data
         self._unanswered: set[int] = set()
 
     def begin(self) -> bytes:
-        """The beginning of the message; the second time, what was there when the reader came."""
+        """The beginning of the message; the second time, the entries that existed when the reader came."""
         if self._has_begun:
             return self._catch_up()
         self._has_begun = True
@@ -288,7 +288,7 @@ class ChatTeller(HoldingTeller[ChatEntry]):
         return entry.outcome
 
     def _changed(self, came: TurnEntry) -> bytes:
-        """An entry whose parts cannot be replaced, as it is now; a tool's can, unless they came as data."""
+        """The new version of an entry as data, as parts cannot be replaced; only a tool's can, unless sent as data."""
         is_folded = came.offset <= self._folded
         parts = [part for part in self._parts(came) if is_folded or part["type"] != TOOL]
         data: Json = {"entry": came.offset, "parts": parts}
