@@ -15,12 +15,12 @@ from codegen_api.dialects.mcp.protocol import (
     INVALID_PARAMS,
     MISSING_CAPABILITY,
     TASKS,
-    Coming,
     McpCall,
     Outcome,
     Result,
     RpcError,
     Tool,
+    ToolProgress,
 )
 from codegen_api.dialects.mcp.runs import TASK_METHODS, read_resource
 from codegen_api.dialects.mcp.tools import run_agent
@@ -177,7 +177,7 @@ async def needs_sampling(call: McpCall) -> Outcome:
 
 
 async def tells_its_progress(_: McpCall) -> Outcome:
-    async def goes_on() -> Coming:
+    async def goes_on() -> ToolProgress:
         for progress in (0, 50, 100):
             yield progress, f"{progress} %"
         yield {"content": [text("Done")]}

@@ -146,10 +146,10 @@ def _check_modern(method: str | None, params: Result, meta: Result, headers: Hea
         raise RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
 
 
-Coming = AsyncGenerator[tuple[int, str] | Result | None, None]
+ToolProgress = AsyncGenerator[tuple[int, str] | Result | None, None]
 """Progress while a tool works, as a number and a line about it; None as a sign of life; and at last the result."""
 
-Outcome = Result | Coming
+Outcome = Result | ToolProgress
 Function = Callable[..., Awaitable[Outcome]]
 
 
@@ -195,22 +195,22 @@ class Tool:
             arguments = self.arguments.model_validate(given)
         except ValidationError as error:
             places = [{**each, "loc": ("arguments", *each["loc"])} for each in error.errors()]
-            return failed(as_gateway_error(RequestValidationError(places)))
+            return tool_error(as_gateway_error(RequestValidationError(places)))
         try:
             return await self.run(call, **dict(arguments))
         except (NotAuthenticated, InsufficientScope):
             raise
         except GatewayError as error:
-            return failed(error)
+            return tool_error(error)
 
 
-def told(said: Result, *, is_error: bool = False) -> Result:
+def tool_result(said: Result, *, is_error: bool = False) -> Result:
     """The result of a tool, as structured content for programs and as the same JSON in a text for models."""
     content: Json = [{"type": "text", "text": to_json(said).decode()}]
     return {"content": content, "structuredContent": said, **({"isError": True} if is_error else {})}
 
 
-def failed(error: GatewayError) -> Result:
+def tool_error(error: GatewayError) -> Result:
     """The result of a tool that failed."""
     note(error.code, error.root_reason)
     failure = as_rpc_error(error)

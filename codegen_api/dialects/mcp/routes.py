@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from codegen_api import web
 from codegen_api.dialects.mcp import protocol
-from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Result, RpcError
+from codegen_api.dialects.mcp.protocol import McpCall, Outcome, Result, RpcError, ToolProgress
 from codegen_api.dialects.mcp.runs import LOG, TASK_METHODS, read_resource
 from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
 from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated, NotFound
@@ -141,10 +141,10 @@ def _cached(call: McpCall, result: Result, ms: int = LISTS_MS, scope: str = "pub
     return {**result, "ttlMs": ms, "cacheScope": scope} if call.modern else result
 
 
-async def _frames(call: McpCall, coming: Coming) -> AsyncGenerator[bytes, None]:
+async def _frames(call: McpCall, outcome: ToolProgress) -> AsyncGenerator[bytes, None]:
     """Progress as notifications, and at last the answer to the request, as server-sent events."""
-    async with aclosing(coming):
-        async for item in coming:
+    async with aclosing(outcome):
+        async for item in outcome:
             match item:
                 case None:
                     yield HEARTBEAT

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from codegen_api.conversations.progress import RESTING, pending_in
 from codegen_api.dialects import rejected
-from codegen_api.dialects.mcp.protocol import INVALID_PARAMS, McpCall, Result, RpcError, told
+from codegen_api.dialects.mcp.protocol import INVALID_PARAMS, McpCall, Result, RpcError, tool_result
 from codegen_api.errors import IdempotencyKeyReused, InvalidCursor, NotFound, Rejected, RunEnded
 from codegen_api.following import Position
 from codegen_api.idempotency.keys import message_key
@@ -173,7 +173,7 @@ def task_of(run: Run, **more: Json) -> dict[str, Json]:
 async def get_task(call: McpCall, task_id: str) -> Result:
     run = await _run(call, task_id, READ)
     if run.status in (RunStatus.COMPLETED, RunStatus.FAILED):
-        result = told(await described(call, run), is_error=run.status is RunStatus.FAILED)
+        result = tool_result(await described(call, run), is_error=run.status is RunStatus.FAILED)
         return task_of(run, result={"resultType": "complete", **result})
     requests = await _requests(call, run)
     if not requests:

@@ -10,7 +10,7 @@ from codegen_api.brokers import Batch
 from codegen_api.conversations.progress import pending_in
 from codegen_api.dialects import EMPTY, Prompt, is_blank, rejected
 from codegen_api.dialects.mcp import runs
-from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Tool, failed, told
+from codegen_api.dialects.mcp.protocol import Function, McpCall, Outcome, Tool, ToolProgress, tool_error, tool_result
 from codegen_api.errors import Conflict, GatewayError
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Update, loop_time
 from codegen_api.identity import READ, WRITE
@@ -54,7 +54,7 @@ async def start_run(
     call: McpCall, *, prompt: NewPrompt, repo_id: RepoId = None, model: Model = None, idempotency_key: Key = None
 ) -> Outcome:
     """Give an agent a task. Returns at once; the agent works on by itself."""
-    return told(runs.about(await _create(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)))
+    return tool_result(runs.about(await _create(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)))
 
 
 async def run_agent(
@@ -77,14 +77,16 @@ async def run_agent(
 
 async def get_run(call: McpCall, *, run_id: RunId) -> Outcome:
     """How a run is now, how long its log is, what it waits for, and when it has ended its answer."""
-    return told(await runs.described(call, await call.gateway.get(call.caller, await call.organization(), run_id)))
+    return tool_result(
+        await runs.described(call, await call.gateway.get(call.caller, await call.organization(), run_id))
+    )
 
 
 async def read_log(call: McpCall, *, run_id: RunId, after: After = 0, limit: Limit = runs.MOST_ENTRIES) -> Outcome:
     """What an agent has done, from the entry behind `after` on. A result has as much as fits into it: call again with
     next_after until it is at_end.
     """
-    return told(await runs.log_page(call, run_id, runs.position_of(after).cursor, limit))
+    return tool_result(await runs.log_page(call, run_id, runs.position_of(after).cursor, limit))
 
 
 async def follow_run(call: McpCall, *, run_id: RunId, after: After = 0, wait_seconds: Wait = 25) -> Outcome:
@@ -116,21 +118,21 @@ async def resume_run(
             raise Conflict("The run waits for a decision: say on what, with request_id from `waiting_for` of get_run.")
     if request_id is not None:
         made = Decision(decision, prompt or None)
-        return told(runs.about(await gateway.decide(call.caller, organization, run_id, request_id, made)))
+        return tool_result(runs.about(await gateway.decide(call.caller, organization, run_id, request_id, made)))
     resume = call.parts.idempotency.resume
-    return told(runs.about((await resume(call.caller, organization, run_id, prompt, None, idempotency_key)).run))
+    return tool_result(runs.about((await resume(call.caller, organization, run_id, prompt, None, idempotency_key)).run))
 
 
 async def cancel_run(call: McpCall, *, run_id: RunId) -> Outcome:
     """Stop what the agent does, where the host can. The run can be resumed."""
-    return told(runs.about(await call.gateway.cancel(call.caller, await call.organization(), run_id)))
+    return tool_result(runs.about(await call.gateway.cancel(call.caller, await call.organization(), run_id)))
 
 
 async def list_runs(call: McpCall, *, status: Status = None, limit: Limit = 20, skip: Skip = 0) -> Outcome:
     """Runs, newest first."""
     organization = await call.organization()
     found = await call.gateway.list(call.caller, organization, skip, limit, RunFilter(), status)
-    return told({"runs": [*map(runs.about, found.listing.items)], "next_skip": found.next_skip})
+    return tool_result({"runs": [*map(runs.about, found.listing.items)], "next_skip": found.next_skip})
 
 
 _ORDERS: tuple[Function, ...] = (start_run, run_agent, resume_run, cancel_run)
@@ -142,7 +144,7 @@ async def _create(call: McpCall, new: NewRun, key: str | None) -> Run:
     return (await call.parts.idempotency.create(call.caller, await call.organization(), new, key)).run
 
 
-async def _watch(call: McpCall, run_id: str, at: Position, seconds: float, *, listed: bool) -> Coming:
+async def _watch(call: McpCall, run_id: str, at: Position, seconds: float, *, listed: bool) -> ToolProgress:
     """Follow a run until it has ended, waits for somebody, or the time is over, and yield the result last. With
     ``listed`` the result has the entries, and comes as soon as it is full.
     """
@@ -178,9 +180,9 @@ async def _watch(call: McpCall, run_id: str, at: Position, seconds: float, *, li
         is_news = run.status.ended or runs.rests(call, run)
         said = {**(await runs.described(call, run) if is_news else runs.about(run)), "next_after": runs.shown(at)}
         said |= {"entries": entries.fields} if listed else {}
-        yield told(said, is_error=not listed and run.status is RunStatus.FAILED)
+        yield tool_result(said, is_error=not listed and run.status is RunStatus.FAILED)
     except GatewayError as error:
-        yield failed(error)
+        yield tool_error(error)
 
 
 async def _next(stream: Stream, deadline: float) -> Update | None:
