@@ -19,7 +19,7 @@ _FORM = re.compile(r"(.{1,200})\.(input|[0-9]{1,15})", re.ASCII | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class TurnCheckpoint:
-    """The place behind entry ``offset`` of the turn, counted from 1. Offset 0 is behind the message, before entry 1."""
+    """The place after entry ``offset`` of the turn, counted from 1. Offset 0 is after the message, before entry 1."""
 
     turn: str
     offset: int
@@ -58,7 +58,7 @@ async def path(
     own: CallerStore, checkpoint: TurnCheckpoint | None, known: Sequence[Turn] = (), *, asked_for: bool = False
 ) -> list[Stretch]:
     """The stretches that lead to a checkpoint, oldest first. Turns in ``known`` are not looked up. Where turns of a
-    forked conversation have been removed, the path begins behind them; but if the checkpoint itself is missing, and
+    forked conversation have been removed, the path begins after them; but if the checkpoint itself is missing, and
     ``asked_for`` by a client, ``NotFound`` is raised.
     """
     turns = {turn.id: turn for turn in known}

@@ -45,8 +45,8 @@ class Form(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Where in a stream an entry is sent again: behind entry number ``behind``, before or after that ``is_closed``, as
-    the ``number``-th one there; -1 is before all of those. Slots sort in the order of the stream.
+    """Where in a stream an entry is sent again: after entry number ``behind``, before or after that one is closed, as
+    the ``number``-th repeat there; -1 is before the first. Slots sort in the order of the stream.
     """
 
     behind: int
@@ -102,7 +102,7 @@ class EventLayout:
 
 @dataclass(slots=True)
 class Alteration:
-    """Which parts of an entry changed after they were sent, and where it is sent again; None: it has not been yet."""
+    """Which parts of an entry changed after they were sent. ``slot`` is None until the entry is sent again."""
 
     text: bool = False
     call: bool = False
@@ -155,7 +155,7 @@ class TurnChanges:
         return place == self._front
 
     def take(self, altered: Alteration, after: Slot, *, last: bool) -> Slot | None:
-        """Take a slot at the front, behind ``after``; None if that is full. The ``last`` place never is."""
+        """Take a slot at the front, after ``after``; None if that is full. The ``last`` place never is."""
         number = max(self._taken, after.number + 1 if after.place == self._front else 0)
         if number >= ROOM and not last:
             return None

@@ -111,7 +111,7 @@ async def live(
     doubt: float,
 ) -> AsyncGenerator[Progress, None]:
     """Follow a turn whose end is not known. For ``doubt`` more seconds the host may report the end of the turn before.
-    ``rest_of`` yields what is behind an offset of a turn that is over, and then its end.
+    ``rest_of`` yields what is after an offset of a turn that is over, and then its end.
     """
     assert turn.run is not None  # noqa: S101 - or it would not be running
     ref, watch = turn.run, _Watch(gateway, caller, turn, turn.run, shared, loop_time() + doubt)
@@ -256,7 +256,7 @@ class Pages:
         self._flights: Singleflight[tuple[str, Cursor, str], Entries] = Singleflight()
 
     async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Entries, None]:
-        """Yield the entries behind ``offset`` of a turn that is over. Raises ``GatewayError`` if the caller may not see
+        """Yield the entries after ``offset`` of a turn that is over. Raises ``GatewayError`` if the caller may not see
         them, or the host fails.
         """
         end = turn.begin if turn.end is None else turn.end

@@ -2,7 +2,7 @@
 
 Starting a turn needs a caller's credential, and credentials are never stored. So a queue is served by a process that
 has seen its owner: they queued the turn, or asked for anything about its conversation. The process goes on until the
-queue is empty, even after they have left. Of callers who share the deployment's token, every process serves all queues.
+queue is empty, even after they have left. If callers share the deployment's token, every process serves their queues.
 """
 
 import asyncio

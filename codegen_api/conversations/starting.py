@@ -77,7 +77,7 @@ class Starting:
         self._searched: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
     async def begin(self, own: CallerStore, plan: Plan, talk: Talk | None, waiting: Turn | None = None) -> Turn:
-        """Store a turn behind those of ``talk``, and send it to the host. If it is unknown whether that worked, the
+        """Store a turn after those of ``talk``, and send it to the host. If it is unknown whether that worked, the
         turn stays ``STARTING`` and is looked for later. Raises what ``CallerConversations.begin`` does.
 
         A queued turn is stored already, as ``waiting``. It is queued again if the host certainly has not acted and may

@@ -38,7 +38,7 @@ class Teller(Protocol[T_co]):
     def take(self, entries: Entries) -> T_co: ...
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> T_co:
-        """What comes after the last entry. Raises ``ReaderAhead`` if the reader claims a position behind that."""
+        """What comes after the last entry. Raises ``ReaderAhead`` if the reader claims a position after that."""
         ...
 
 
@@ -137,7 +137,7 @@ async def _tell(
                 case None:
                     yield None
                 case CaughtUp(offset=offset):
-                    # another instance may have read further; the position behind the last entry is that of the end
+                    # another instance may have read further; the position after the last entry is that of the end
                     claims_more = teller.claimed > offset and not await conversations.has(turn, teller.claimed)
                     if claims_more and teller.claimed > offset + 1:
                         raise ReaderAhead

@@ -1,7 +1,7 @@
 """The events of a turn for one reader: its entries in order, the end of each action, and repeats of changed entries.
 
 An action is closed when it has its output, a later entry has come, or the turn is over. An entry that changes after it
-was sent is sent again, behind the entries that exist by then. Readers who get it for the first time get it as it is.
+was sent is sent again, after the entries that exist by then. Readers who get it for the first time get it as it is.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -107,7 +107,7 @@ class ActionClosed(NamedTuple, Generic[W]):
 
 class EntryRepeated(NamedTuple, Generic[W]):
     """A changed entry is sent again at ``slot``. ``text``, ``call`` and ``outcome`` say which of its parts changed.
-    ``earlier``: the change was sent before the reader reconnected, at a place that they have not reached.
+    ``earlier``: only parts that were sent before the reader reconnected have to be repeated.
     """
 
     came: TurnEntry
@@ -127,8 +127,8 @@ TurnEvent: TypeAlias = EntryAdded[W] | EntryChanged[W] | ActionClosed[W] | Entry
 
 
 class TurnTeller(Generic[W]):
-    """Makes the events of a turn for a reader who has everything up to ``after``. With ``repeats``, entries that other
-    readers got twice are also repeated for a reader who has the last version, so that all have the same events.
+    """Makes the events of a turn for a reader who has everything up to ``after``. With ``repeats``, what was sent again
+    to other readers is also repeated for a reader who has only the last version, so that all have the same events.
     """
 
     def __init__(
@@ -171,18 +171,18 @@ class TurnTeller(Generic[W]):
     def rest(self) -> list[TurnEvent[W]]:
         """The repeats that are still due when nothing more comes."""
         events: list[TurnEvent[W]] = []
-        self._tell_again((self.offset + 1, False), events, last=True)
+        self._repeat_due((self.offset + 1, False), events, last=True)
         return events
 
     def _close(self, events: list[TurnEvent[W]]) -> None:
         rendered, self.open = self.open, None
         if rendered is not None:
             events.append(ActionClosed(self.offset, rendered))
-            self._tell_again((self.offset, True), events)
+            self._repeat_due((self.offset, True), events)
 
     def _arrive(self, came: TurnEntry, rendered: W, events: list[TurnEvent[W]]) -> None:
         self.offset = came.offset
-        self._tell(came, rendered)
+        self._record(came, rendered)
         altered = self._changes.of(came.offset)
         if altered is not None and (altered.slot is None or altered.slot > self._latest):
             if came.offset <= self._after.behind:
@@ -196,12 +196,12 @@ class TurnTeller(Generic[W]):
         events.append(EntryAdded(came.offset, rendered))
         if rendered.is_action:
             self.open = rendered
-        self._tell_again((came.offset, self.open is None), events)
+        self._repeat_due((came.offset, self.open is None), events)
         if rendered.is_action and rendered.closed:
             self._close(events)
 
     def _alter(self, came: TurnEntry, rendered: W, events: list[TurnEvent[W]]) -> None:
-        self._tell(came, rendered)
+        self._record(came, rendered)
         altered = self._changes.of(came.offset) or Alteration(True, True, True)
         is_last = self.open is not None and came.offset == self.offset
         # the outcome of the last action comes with ActionClosed
@@ -210,17 +210,17 @@ class TurnTeller(Generic[W]):
         events.append(EntryChanged(came.offset, rendered))
         if is_last:
             self.open = rendered
-        self._tell_again((self.offset, self.open is None), events)
+        self._repeat_due((self.offset, self.open is None), events)
         if is_last and rendered.closed:
             self._close(events)
 
-    def _tell(self, came: TurnEntry, rendered: W) -> None:
+    def _record(self, came: TurnEntry, rendered: W) -> None:
         self._changes.record(came.offset, rendered.form)
         self._known[came.offset] = rendered.form.whole
         if len(self._known) > REMEMBERED:
             del self._known[next(iter(self._known))]
 
-    def _tell_again(self, place: tuple[int, bool], events: list[TurnEvent[W]], *, last: bool = False) -> None:
+    def _repeat_due(self, place: tuple[int, bool], events: list[TurnEvent[W]], *, last: bool = False) -> None:
         """Add the repeats that are due at ``place``, of entries that the reader has in an older form."""
         at_front = self._changes.reach(place)
         due: list[tuple[Slot, int]] = []
@@ -245,7 +245,7 @@ class TurnTeller(Generic[W]):
 
 class HoldingTeller(Generic[H]):
     """A ``Teller`` of bytes that holds back the last entry while the host is writing it, unless it is an action. The
-    dialect renders new entries (``_added``), outcomes of actions (``_answered``) and repeats (``_again``).
+    dialect renders new entries (``_added``), outcomes of actions (``_answered``) and repeats (``_repeated``).
     """
 
     claimed = 0
@@ -279,7 +279,7 @@ class HoldingTeller(Generic[H]):
             case ActionClosed():
                 return self._answered(entry)
             case EntryRepeated():
-                return b"" if is_held else self._again(event)
+                return b"" if is_held else self._repeated(event)
 
     def _release(self) -> bytes:
         """Send the entry that was held back, if there is one."""
@@ -295,5 +295,5 @@ class HoldingTeller(Generic[H]):
     def _answered(self, entry: H) -> bytes:
         return b""
 
-    def _again(self, event: EntryRepeated[H]) -> bytes:
+    def _repeated(self, event: EntryRepeated[H]) -> bytes:
         return b""

@@ -197,7 +197,7 @@ class Turns:
         await self._pages.aclose()
 
     async def _rest(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Progress, None]:
-        """The entries behind ``offset`` of a turn that is over, and its end."""
+        """The entries after ``offset`` of a turn that is over, and its end."""
         async for page in self._pages.read(caller, turn, offset):
             yield page
         yield TurnEnded(turn)

@@ -1,4 +1,4 @@
-"""Checkpoints: places in runs, one behind each step, and one behind the user's first message.
+"""Checkpoints: places in runs, one after each step, and one after the user's first message.
 
 They exist without being created; a client's description of one is stored with the turn. The host has none. To continue
 from one, in the same session (restore) or in a new one (fork), takes a new run at the host, with a transcript in its
@@ -43,7 +43,7 @@ SPEAKERS = {**dict.fromkeys(schemas.USER, "User"), "tool": "Tool", "function": "
 
 @dataclass(frozen=True, slots=True)
 class RunPlace:
-    """The place behind step ``step`` of a run, which is entry ``offset`` of a turn. ``messages`` counts the run's
+    """The place after step ``step`` of a run, which is entry ``offset`` of a turn. ``messages`` counts the run's
     messages until there. ``spoken``: the agent has said or done something in that turn.
     """
 
@@ -223,7 +223,7 @@ async def go_on(
 
 
 def _said(messages: Sequence[schemas.Message]) -> tuple[list[tuple[str, str]], str]:
-    """The transcript as pairs of speaker and text, and the user's last message behind it."""
+    """The transcript as pairs of speaker and text, and the user's last message after it."""
     said = [(SPEAKERS.get(each.role, "Assistant"), _text(each)) for each in messages if each.role not in SYSTEM]
     last = said.pop()[1] if said and said[-1][0] == SPEAKERS["user"] else ""
     return said, last if last.strip() else GO_ON

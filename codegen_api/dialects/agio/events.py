@@ -1,7 +1,7 @@
 """The events of a run's stream, their order, and a reader's position among them.
 
 The events are a function of the run's log, so every instance sends the same, live or later. A *step* is an entry of
-that log, counted from 1. A tool's answer is sent when it comes, even behind later steps; so a position names the steps
+that log, counted from 1. A tool's answer is sent when it comes, even after later steps; so a position names the steps
 whose answers are still missing, and a reader who reconnects gets every event once. A step that changes after it was
 sent is sent again, and a position says which of those the reader has: see ``conversations.turn_events``.
 """
@@ -165,7 +165,7 @@ class RunStep:
 
 
 class RunTeller:
-    """Makes the events of a run behind ``after`` for one reader, and keeps the run's response and metrics.
+    """Makes the events of a run after ``after`` for one reader, and keeps the run's response and metrics.
 
     ``step`` parses an entry. ``shared`` holds what readers of the same run have in common.
     """
@@ -226,7 +226,7 @@ class RunTeller:
         return list(self._told(self._telling.take(news)))
 
     def close(self, turn: Turn) -> list[RunEvent]:
-        """The events behind the last step of a turn that is over. Calls without an answer get a closing result."""
+        """The events after the last step of a turn that is over. Calls without an answer get a closing result."""
         told = [*self._told(self._telling.close()), *self._told(self._telling.rest())]
         fine = turn.state in (TurnState.COMPLETED, TurnState.WAITING)
         result = "" if fine else NEVER
@@ -335,7 +335,7 @@ class RunTeller:
             "duration": None,  # the host does not say how long it took
             "step": number,
         }
-        # an answer behind later steps does not move the reader back in the order of the log
+        # an answer after later steps does not move the reader back in the order of the log
         self._number = max(self._number, number * PLACES + ANSWERED)
         return self._event("tool_call_completed" if is_success else "tool_call_failed", data, created)
 

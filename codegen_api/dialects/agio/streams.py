@@ -28,7 +28,7 @@ EventBatches = AsyncGenerator[Sequence[RunEvent] | None, None]
 
 
 class Reader:
-    """Reads a run from behind ``after`` to its end."""
+    """Reads a run from position ``after`` to its end."""
 
     def __init__(
         self,

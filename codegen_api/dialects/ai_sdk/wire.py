@@ -272,7 +272,7 @@ class ChatTeller(HoldingTeller[ChatEntry]):
             self._unanswered.add(entry.offset)
         return entry.said + entry.called
 
-    def _again(self, event: EntryRepeated[ChatEntry]) -> bytes:
+    def _repeated(self, event: EntryRepeated[ChatEntry]) -> bytes:
         entry = event.rendered
         told = self._release() if self._held is not None and not self._held.open else b""
         if not entry.is_action or event.text:

@@ -1,6 +1,6 @@
 """Chat Completions and models, for front ends. A chunk cannot be fetched again, nor corrected once it is sent.
 
-Front ends send all of a chat every time, without ids. The chat continues behind the turn that gave its last answer: in
+Front ends send all of a chat every time, without ids. The chat continues after the turn that gave its last answer: in
 the conversation with the client's name for the chat, or else in one whose user has said the same before. If there is
 none, a new run gets the history in its prompt.
 """
@@ -22,7 +22,7 @@ from codegen_api.dialects import TITLE_CHARACTERS, not_offered
 from codegen_api.dialects.openai import responses, schemas
 from codegen_api.dialects.openai.dependencies import MyConversations, OnlyOnce, routes_about
 from codegen_api.dialects.openai.events import items_of, outcome, rendered
-from codegen_api.dialects.openai.inputs import ASSISTANT, INSTRUCTIONS, USER, InputItem, heard, new_words
+from codegen_api.dialects.openai.inputs import ASSISTANT, INSTRUCTIONS, USER, InputItem, new_words, parse_items
 from codegen_api.dialects.openai.items import RESPONSE, Item, ResponseEntry, last_items
 from codegen_api.dialects.openai.turns import begin
 from codegen_api.dialects.openai.wire import DEFAULT, LOST, STATUSES, error_fields
@@ -120,7 +120,7 @@ async def begin_chat(
     chat. Raises what ``begin`` does.
     """
     not_offered(**body.not_offered())
-    given, items = body.messages, heard(body.messages, "messages")
+    given, items = body.messages, parse_items(body.messages, "messages")
     end = next((place for place in range(len(items), 0, -1) if items[place - 1].role == ASSISTANT), 0)
     checked([item.content for item in items])
     new_words(items[end:], None, "messages")  # raises if nothing is new

@@ -33,7 +33,7 @@ CALLED, ANSWERED = 6, 9
 
 
 class ResponseTeller(HoldingTeller[ResponseEntry]):
-    """Makes the events of a response for one reader, behind event number ``after``."""
+    """Makes the events of a response for one reader, after event number ``after``."""
 
     def __init__(
         self, turn: Turn, render: Callable[[TurnEntry], ResponseEntry], changes: TurnChanges, after: int = -1
@@ -84,7 +84,7 @@ class ResponseTeller(HoldingTeller[ResponseEntry]):
         frames = entry.frames("answered", index, lambda each, at: answered_frames(each.offset, at, each.call or called))
         return self._from(entry.offset * STRIDE + ANSWERED, frames)
 
-    def _again(self, event: EntryRepeated[ResponseEntry]) -> bytes:
+    def _repeated(self, event: EntryRepeated[ResponseEntry]) -> bytes:
         entry = event.rendered
         # no ActionClosed comes for a call that was held back as a thought
         is_due = self._called is not None and self._called[1] == entry.offset and entry.closed
@@ -159,7 +159,7 @@ def text_frames(offset: int, index: int, item: Item) -> list[bytes]:
 
 
 async def events(conversations: CallerConversations, turn: Turn, after: int = -1) -> AsyncGenerator[bytes, None]:
-    """Yield the events of a response behind number ``after``, or all of them if no event can have that number yet.
+    """Yield the events of a response after number ``after``, or all of them if no event can have that number yet.
     Raises ``StreamCut`` if the stream breaks off while the response goes on.
     """
     tellers: list[ResponseTeller] = []

@@ -45,13 +45,13 @@ class NewWords:
     decisions: Sequence[tuple[str, Decision]]
 
 
-def heard(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list[InputItem]:
+def parse_items(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list[InputItem]:
     """Parse the items of an input, which is the field ``name`` of a body. Raises ``NotOffered`` for an item that cannot
     be sent to the host, and ``Rejected`` for a malformed one, or an image that the host would have to fetch.
     """
     if isinstance(given, str):
         return [InputItem(USER, [{"type": "text", "text": given}])]
-    return [_heard(item, "body", name, place) for place, item in enumerate(given)]
+    return [_parse_item(item, "body", name, place) for place, item in enumerate(given)]
 
 
 def new_words(items: Sequence[InputItem], instructions: str | None, name: str = "input") -> NewWords:
@@ -85,7 +85,7 @@ def _parts(items: Sequence[InputItem]) -> list[Mapping[str, Json]]:
     return [part for item in items for part in item.content]
 
 
-def _heard(item: Mapping[str, Any], *where: str | int) -> InputItem:
+def _parse_item(item: Mapping[str, Any], *where: str | int) -> InputItem:
     role, kind = item.get("role"), item.get("type", "message")
     turn = turn_of_item(item_id := str(item.get("id")))
     if kind == "message" and role in (USER, ASSISTANT, *INSTRUCTIONS):

@@ -107,7 +107,7 @@ def settled(item: Item) -> Item:
 
 
 def last_items(turn: Turn, pending: Sequence[PendingRequest]) -> list[Item]:
-    """Messages for an answer that is not in the log, and for what the turn asks, numbered behind the last entry."""
+    """Messages for an answer that is not in the log, and for what the turn asks, numbered after the last entry."""
     words = [text for text in (turn.answer, *(request.text for request in pending)) if text]
     return [message(f"{turn.id}_{turn.length + number}", text) for number, text in enumerate(words, 1)]
 

@@ -110,7 +110,7 @@ async def list_input_items(
 
 
 def streamed(request: Request, conversations: CallerConversations, turn: Turn, after: int = -1) -> Response:
-    """Stream the events of a response behind number ``after``."""
+    """Stream the events of a response after number ``after``."""
     return lasting(request, events(conversations, turn, after), "text/event-stream; charset=utf-8")
 
 

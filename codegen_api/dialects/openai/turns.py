@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from codegen_api.conversations import BEFORE, Ask, CallerConversations, TurnCheckpoint, TurnIds, heard_of, images_of
 from codegen_api.dialects import TITLE_CHARACTERS, not_offered, rejected
-from codegen_api.dialects.openai.inputs import InputItem, heard, new_words
+from codegen_api.dialects.openai.inputs import InputItem, new_words, parse_items
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
 from codegen_api.dialects.openai.schemas import CreateResponse
 from codegen_api.dialects.openai.wire import DEFAULT, OWN, REPEATED, own
@@ -29,14 +29,15 @@ async def _turn(conversations: CallerConversations, response_id: str) -> Turn:
 
 async def begin(conversations: CallerConversations, wanted: str | None, body: CreateResponse, ids: TurnIds) -> Turn:
     """Begin the turn of a new response in the organization ``wanted``. Raises ``NotFound`` if the response or
-    conversation to continue does not exist, and what ``heard``, ``new_words`` and ``CallerConversations.begin`` do.
+    conversation to continue does not exist, what ``parse_items`` and ``new_words`` do, and what
+    ``CallerConversations.begin`` does.
     """
     not_offered(**body.not_offered())
     require_few_bytes(body.metadata)
     if body.previous_response_id is not None and body.conversation is not None:
         what = "Cannot be given together with `conversation`."
         raise rejected(what, "mutually_exclusive", "body", "previous_response_id")
-    previous, new = await _last_known(conversations, heard(body.input))
+    previous, new = await _last_known(conversations, parse_items(body.input))
     if body.previous_response_id is not None:
         previous = await _turn(conversations, body.previous_response_id)
     words = new_words(new, body.instructions)
@@ -75,7 +76,7 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
 async def _last_known(
     conversations: CallerConversations, items: Sequence[InputItem]
 ) -> tuple[Turn | None, Sequence[InputItem]]:
-    """The turn of the last item that the gateway knows, and the items behind it. Raises ``NotFound`` for a reference to
+    """The turn of the last item that the gateway knows, and the items after it. Raises ``NotFound`` for a reference to
     an unknown item.
     """
     looked: dict[str, Turn | None] = {}
@@ -103,5 +104,5 @@ async def _talk(conversations: CallerConversations, previous: Turn | None, ids: 
 
 
 def behind(turn: Turn) -> TurnCheckpoint:
-    """The place behind a turn; before it, if the host never started it."""
+    """The place after a turn; before it, if the host never started it."""
     return TurnCheckpoint(turn.id, BEFORE if turn.end is None and turn.state.over else turn.length)
