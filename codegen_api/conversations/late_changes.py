@@ -1,8 +1,7 @@
 """Which entries of turns changed after they were sent, as this process has seen it.
 
 A log does not say that something in it came late. So it is recorded here, for all readers of a turn and for those who
-reconnect. Earlier versions of entries are not kept, only hashes that tell versions apart: what is sent again is always
-the present version.
+reconnect. Earlier versions of entries are not kept, only hashes that tell them apart: the present one is sent again.
 """
 
 from array import array

@@ -104,9 +104,8 @@ class Planning:
         return Plan(replace(turn, organization=organization, prompt=prompt), new)
 
     async def _text_as_decision(self, caller: Caller, ref: RunRef, state: TurnState, ask: Ask) -> Decisions:
-        """The decision that a plain text means for a waiting run. It answers the oldest question; an approval is
-        rejected with it, because nobody has approved. Empty if the host does not tell what it waits for, which then
-        gets the text itself.
+        """The decision that a plain text means for a waiting run. It answers the oldest question, and rejects an
+        approval, because nobody has approved. Empty if the host does not tell what it waits for: it gets the text.
         """
         if state is not TurnState.WAITING:
             return ()

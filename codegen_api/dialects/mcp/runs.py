@@ -219,9 +219,7 @@ async def _run(call: McpCall, task_id: str, scope: str) -> Run:
 
 
 async def _requests(call: McpCall, run: Run) -> dict[str, PendingRequest]:
-    """The pending requests of a run, under keys that are never used for others. If the host does not tell them, there
-    is one without an id.
-    """
+    """The pending requests of a run, by keys that are never reused; one without an id if the host tells none."""
     if not rests(call, run):
         return {}
     if pending := await pending_in(call.gateway, call.caller, run.ref):

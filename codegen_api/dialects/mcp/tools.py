@@ -77,9 +77,8 @@ async def run_agent(
 
 async def get_run(call: McpCall, *, run_id: RunId) -> Outcome:
     """How a run is now, how long its log is, what it waits for, and when it has ended its answer."""
-    return tool_result(
-        await runs.described(call, await call.gateway.get(call.caller, await call.organization(), run_id))
-    )
+    run = await call.gateway.get(call.caller, await call.organization(), run_id)
+    return tool_result(await runs.described(call, run))
 
 
 async def read_log(call: McpCall, *, run_id: RunId, after: After = 0, limit: Limit = runs.MOST_ENTRIES) -> Outcome:
