@@ -1,7 +1,7 @@
 """The contract of a broker: the log of each run, which its follower writes and its viewers read.
 
-A log is kept in pages of 100 entries, with the latest description of the run. Pages may be let go at any time, as they
-can be read again. A broker decides nothing: what to read, when a run has ended and who may see it is settled elsewhere.
+A log is kept in pages of 100 entries, with the latest description of the run. A broker may drop pages at any time, as
+they can be read again. It decides nothing: what to read, when a run has ended and who may see it is settled elsewhere.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -14,23 +14,23 @@ from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, LogPa
 from codegen_api.taps import Tap
 
 BATCH_BYTES = 64 * 1024
-"""The most that one batch holds (unless a single entry is larger): what a stuck connection can pin."""
+"""Maximum bytes of a batch (unless a single entry is larger), and so what a stuck connection can pin."""
 
 PAGE = 100
-"""So many entries make a page. Page 0 has entries 1 to 100."""
+"""Entries per page. Page 0 has entries 1 to 100."""
 
 ReadPage: TypeAlias = Callable[[int], Awaitable[Sequence[LogEntry]]]
-"""Reads a page again, by its number, as the host has it now. Waits a moment before it gives less than there should be.
+"""Reads the page of this number again from the host. If it is shorter than expected, waits a moment before returning.
 """
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Batch:
-    """What a subscriber lacked, in order, and the position (``cursor``, ``revision``) at which it stands now.
+    """The next events for a subscriber, in order, and its position (``cursor``, ``revision``) after them.
 
-    ``changed`` is the latest description of the run when it is news and every entry has been given.
-    ``positions`` are where a viewer is behind each of the entries.
-    Viewers at the same position are given the same object, so that it can be encoded once for all.
+    ``changed`` is the latest description of the run, if the subscriber lacks it and now has every entry.
+    ``positions`` are a viewer's positions after each of the entries.
+    Viewers at the same position get the same object, so that it is encoded once for all.
     """
 
     entries: tuple[Appended | Amended, ...]
@@ -42,9 +42,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What a new follower needs to go on from: the position reached, and up to 100 entries that lead there.
+    """Where a new follower continues: the position reached, and up to 100 entries that lead there.
 
-    ``known``: what is behind this position was seen here, so that changes of it can be noticed.
+    Entries after ``known`` were seen here, so the broker notices when they change.
     """
 
     cursor: Cursor
@@ -54,24 +54,24 @@ class Tail:
 
 
 class Forgotten(Exception):
-    """The log was replaced by another one: nothing that was read of it holds."""
+    """The log was replaced by another one: whatever was read of it is void."""
 
 
 class Superseded(Exception):
-    """Somebody else leads by now, or will: nothing may be published."""
+    """Another instance leads, or is about to: nothing may be published."""
 
 
-# -- what instances tell each other of a run; all times are those of the event loop that hears of them ----------------
+# -- messages between instances about a run; times are those of the receiver's event loop -----------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What the leader knows of the log beside what it has published.
+    """The leader has looked at the host: what it knows of the log besides what it has published.
 
-    ``at``: when its last look began that went through. ``born``: since when it has read. ``revision``: that of the log,
-    at hosts that give one. ``run``, as the host was asked for it at ``described``, where nobody was told of it yet.
-    ``refreshed``: behind which positions that look read the last entries again. ``trouble``: why the log is late, and
-    in how many seconds the host is asked again. ``given`` is as in ``LookWanted``, of all instances that are known.
+    ``at``: when its last successful look began. ``born``: when it began to read. ``revision``: the log's, if the host
+    has revisions. ``run``: the host's description at ``described``, if not published yet. ``refreshed``: the positions
+    up to which that look reread the last entries. ``trouble``: why the log is late, and in how many seconds the host is
+    asked again. ``given``: as in ``LookWanted``, for all known instances.
     """
 
     at: float
@@ -87,9 +87,10 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class LookWanted:
-    """Somebody elsewhere wants the leader to have looked since then, and to read the last entries up to there again.
+    """Another instance asks the leader for a look no older than ``since`` that rereads the last entries up to each of
+    the positions ``refreshed``.
 
-    ``given``: what is behind this position was given to somebody there, so that its changes are of interest.
+    ``given``: viewers there have entries after this position, so changes of those matter.
     """
 
     since: float
@@ -99,7 +100,7 @@ class LookWanted:
 
 @dataclass(frozen=True, slots=True)
 class RunResumed:
-    """The host answered a resume, with ``run``, of a log that was of this ``length`` before, as far as it is known."""
+    """The host answered a resume with ``run``. ``length`` is that of the log before it; None if not known."""
 
     at: float
     run: Run | None
@@ -115,7 +116,7 @@ class RunCancelled:
 
 @dataclass(frozen=True, slots=True)
 class RunTouched:
-    """Somebody has altered the run through a gateway, or there is another reason to see at once how it is."""
+    """The run was changed through a gateway, or should be read at once for another reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,81 +124,80 @@ class NewLog:
     """The log was replaced by another one."""
 
 
-Told: TypeAlias = Looked | LookWanted | RunResumed | RunCancelled | RunTouched
-News: TypeAlias = LogPage | Changed | NewLog | Told
+PeerNews: TypeAlias = Looked | LookWanted | RunResumed | RunCancelled | RunTouched
+News: TypeAlias = LogPage | Changed | NewLog | PeerNews
 
 
 class Lead:
-    """Being the one follower of a run, as long as it lasts: for good, where there are no other instances."""
+    """The right to be the one follower of a run. Without other instances it is never lost."""
 
     anew = False
-    """Whether the others may lack what this instance knows of the end of the log: it has to be read again."""
+    """Whether the end of the log must be read again, as other instances may lack what this one knows of it."""
 
     @property
     def held(self) -> bool:
-        """Whether it still is so."""
+        """Whether this instance still leads."""
         return True
 
     async def regained(self) -> None:
-        """Until it is so again."""
+        """Wait until this instance leads again."""
 
 
 class Broker(Protocol):
-    """Where logs pass from their follower to their viewers. A log that somebody leads or reads is not forgotten.
+    """Passes logs from their followers to their viewers. A log that has a leader or readers is kept.
 
-    Several instances may have one in common: what the leader publishes reaches the viewers of all.
+    Several instances may share a broker: what the leader publishes reaches the viewers of all.
     """
 
     shared: bool
-    """Whether there may be other instances, who have to be told."""
+    """Whether there may be other instances, which must be told of news."""
 
     def listen(self, listener: Callable[[RunRef, News], None]) -> None:
-        """Have it called with what other instances publish and tell, of runs of which somebody here is the follower or
-        wants to be; of a ``RunResumed``, ``RunCancelled`` and ``RunTouched`` always.
+        """Call ``listener`` with what other instances publish and tell about runs that are followed here, or about to
+        be; with ``RunResumed``, ``RunCancelled`` and ``RunTouched`` for all runs.
         """
 
-    async def tell(self, ref: RunRef, news: Told) -> None:
-        """Tell the other instances, if there are any. What the leader tells when it does not lead any more is lost."""
+    async def tell(self, ref: RunRef, news: PeerNews) -> None:
+        """Tell the other instances, if there are any. A ``Looked`` of an instance that no longer leads is dropped."""
 
     async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
-        """Take in a stretch of the log or a new description of the run. Publishing the same twice does nothing.
+        """Add a stretch of the log, or a new description of the run. Publishing the same twice does nothing.
 
-        The first stretch opens the log. An entry that was seen before and differs is an amendment. What lies between
-        the end of the log and a stretch that begins behind it is read again when somebody needs it. ``asked``: when the
-        host was asked for the stretch (default: now).
+        The first stretch opens the log. An entry that differs from the one seen before is an amendment. A gap before a
+        stretch is read when a viewer needs it. ``asked``: when the host was asked for the stretch (default: now).
 
         Raises:
             Superseded: the lead was lost.
         """
 
     async def doubt(self, ref: RunRef) -> None:
-        """Nobody has followed the run for a while: show nothing of it until it is opened by a stretch as it is now."""
+        """Show nothing of a run that was not followed for a while, until a current stretch opens its log again."""
 
     async def tail(self, ref: RunRef) -> Tail | None:
-        """Where the log of this run ends; None when nothing may be shown of it."""
+        """The end of this run's log; None if the log is not open."""
 
     async def missed(self, ref: RunRef, after: Cursor) -> Missed:
-        """What somebody who comes back to this position may not know."""
+        """What a viewer that reconnects at this position may have missed."""
 
     def entries(
         self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
     ) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
-        """These entries of the log, one after another, as they are now.
+        """Yield these entries of the log as they are now.
 
         Raises:
             Forgotten: the log was forgotten meanwhile.
         """
 
     def subscribe(self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage) -> Tap[Batch]:
-        """Everything behind the position, then everything that comes, with no gap and no repeat, for ever. The
+        """Everything after the position, then everything that comes, with no gap and no repeat, without end. The
         description of the run comes at least once.
 
-        Waits for a log that is not open yet. Entries up to ``after`` that were amended are given when that was after
-        ``revision``; who has none (None) is given all that are known. Pages that are not held are read again, each
-        once for all who need it at the same time.
+        Waits for the log to be opened. Of the entries up to ``after`` it gives those amended since ``revision``, or all
+        known amendments if that is None. Pages that are not held are read again, each once for all subscribers that
+        need it at the same time.
 
         Raises:
-            Forgotten: the log was forgotten while this subscriber waited, or since that revision.
+            Forgotten: the log was forgotten since that revision, or while this subscriber waited.
         """
 
     async def forget(self, ref: RunRef) -> None:
@@ -208,9 +208,9 @@ class Broker(Protocol):
         """
 
     def lead(self, ref: RunRef) -> AbstractAsyncContextManager[Lead]:
-        """Be the one follower of this run, over all instances; waits while there is another. What that one publishes
-        and tells is heard meanwhile.
+        """Become the one follower of this run in all instances; waits while there is another, whose news reaches the
+        listener meanwhile.
         """
 
     async def aclose(self) -> None:
-        """Let go of everything."""
+        """Drop all logs, and stop all tasks."""

@@ -1,11 +1,11 @@
-"""The contract of a store: what dialects with conversations keep besides what the host keeps.
+"""The contract of a store: the data of dialects with conversations that the host does not keep.
 
-Agents, conversations, their turns, and small values (*items*). Everything belongs to an *owner*, a name for one
-principal; other owners cannot see it, and may use the same ids. Stores hold plain data, have atomic operations and
+It keeps agents, conversations, their turns, and small values (*items*). Everything belongs to an *owner*, a name for
+one principal; other owners cannot see it, and may use the same ids. Stores hold plain data, have atomic operations and
 decide nothing: what a turn is for and when it has ended is settled elsewhere.
 
 Times are epoch seconds. Texts contain neither NUL nor lone surrogates (``storable``), and names are at most ``LONGEST``
-bytes. Storing anything else raises ValueError, and looking for it finds nothing.
+bytes. Storing anything else raises ValueError; searching for it finds nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +32,11 @@ class TurnState(StrEnum):
     """The state of a turn."""
 
     QUEUED = "queued"
-    """Waiting for the turns before it; the host does not know of it."""
+    """Waiting for earlier turns; the host does not know of it."""
     WITHDRAWN = "withdrawn"
-    """Cancelled while queued; it never begins."""
+    """Cancelled while queued; it will never start."""
     STARTING = "starting"
-    """Recorded; the host may or may not know of it."""
+    """Stored; the host may or may not know of it."""
     RUNNING = "running"
     WAITING = "waiting"
     """The host waits for a human, whose answer is another turn."""
@@ -44,7 +44,7 @@ class TurnState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
-    """It broke off during the request to the host, and was not found there."""
+    """The request to the host broke off, and no trace of it was found there."""
 
     @property
     def active(self) -> bool:
@@ -58,7 +58,7 @@ class TurnState(StrEnum):
 
     @property
     def begun(self) -> bool:
-        """Whether the host was, or was about to be, told of it. Before that, where it continues is not known."""
+        """Whether the host was sent it, or was about to be. Before that, ``parent`` is not known."""
         return self not in (TurnState.QUEUED, TurnState.WITHDRAWN)
 
 
@@ -100,12 +100,12 @@ class Conversation:
 class Turn:
     """What a user said, and the resulting part of a run's log: entries ``begin + 1`` to ``end``.
 
-    ``messages`` are the user's: objects with an ``id`` and ``content``, a list of parts. ``prompt`` is what the host is
-    told; "" where a run is resumed by a decision on what it waits for. ``parent`` is the checkpoint from which it
-    continues, None at the beginning of a conversation. ``number``, given by the store, counts from 1 in the
-    conversation. ``mark`` is written on a run created for it; ``resumes``: an existing run is continued instead.
-    ``answer`` is what the host said at the end outside the log. ``options`` belong to the dialects. ``ask`` is the rest
-    of what is needed to begin a queued turn.
+    ``messages`` are the user's: objects with an ``id`` and ``content``, a list of parts. ``prompt`` is the text sent to
+    the host; "" if the turn resumes a run with a decision on what it waits for. ``parent`` is the checkpoint from which
+    it continues, None at the beginning of a conversation. ``number``, assigned by the store, counts from 1 in the
+    conversation. ``mark`` is written on a run created for it; with ``resumes`` an existing run is continued instead.
+    ``answer`` is the host's final text, if that is not in the log. ``options`` belong to the dialects. ``ask`` is what
+    else is needed to start a queued turn.
     """
 
     id: str
@@ -132,7 +132,7 @@ class Turn:
 
     @property
     def length(self) -> int:
-        """How many entries it has, when it is over."""
+        """The number of its entries; 0 until it has ended."""
         return 0 if self.end is None else self.end - self.begin
 
 
@@ -140,7 +140,7 @@ class Turn:
 class Talk:
     """A conversation and its turns, newest first, as of one moment.
 
-    ``stored`` is the conversation as it is in the store: None if it is new there, another one if it is to be changed.
+    ``stored`` is the conversation as stored: None if it is yet to be added, and different if it is yet to be changed.
     """
 
     conversation: Conversation
@@ -189,13 +189,13 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Filters for agents or conversations, their order, and which part of the result.
+    """Filters, order and page of a search for agents or conversations.
 
     ``metadata`` must be contained in theirs: objects recursively, everything else by equality, where true, 1 and 1.0
     differ. ``configuration`` likewise, for agents. ``name`` is part of the name or title, ignoring case; ``tag`` is one
-    of the tags. ``agent`` is that of a conversation. ``states``: the latest turn's, not counting withdrawn ones (None:
-    no turn). ``archived`` applies to agents. ``sort`` is ``id``, ``created``, ``updated`` or ``name``; ties are in
-    order of ids.
+    of the tags. ``agent`` is a conversation's. ``states`` are those allowed for the latest turn, not counting withdrawn
+    ones; None among them allows no turn. ``archived`` applies to agents. ``sort`` is ``id``, ``created``, ``updated``
+    or ``name``; ties are sorted by id.
     """
 
     limit: int = 10
@@ -214,7 +214,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T_co]):
-    """A page of results and their total number. It may be shorter than requested: the next one begins behind it."""
+    """A page of results and their total number. It may be shorter than requested: the next page begins after it."""
 
     items: tuple[T_co, ...]
     total: int
@@ -225,7 +225,7 @@ class Full(Exception):
 
 
 class Overtaken(Exception):
-    """The conversation is not what it was thought to be."""
+    """The conversation was added or changed by another request meanwhile."""
 
 
 class Busy(Exception):
@@ -239,13 +239,13 @@ class Busy(Exception):
 class Store(Protocol):
     """Keeps agents, conversations, turns and items.
 
-    ``change_...`` replaces ``then`` by ``now`` and returns that with its new revision; None, and no change, if it does
-    not exist or has another revision by now. The id never changes, nor does the place of a turn.
+    ``change_...`` replaces ``then`` by ``now`` and returns that with its new revision; None, and no change, if ``then``
+    does not exist or has another revision by now. Ids never change, nor does the place of a turn.
 
     Everything raises ``errors.StoreUnavailable`` while the database cannot be used. Storing something new raises
     ``errors.StoreFull`` if its owner would exceed their share.
 
-    ``observation`` is how the database last responded; None before it is open. After a failure it is not reachable
+    ``observation`` is how the database last responded; None before it is open. After a failure it says unreachable
     until a ``check`` succeeds.
     """
 
@@ -253,12 +253,12 @@ class Store(Protocol):
     def observation(self) -> Observation | None: ...
 
     async def open(self) -> None:
-        """Prepare the database: once, before anything else. Several processes may do so at the same time."""
+        """Prepare the database. Call once, before anything else; several processes may do so at the same time."""
 
     async def aclose(self) -> None: ...
 
     async def check(self) -> None:
-        """Raise ``errors.StoreUnavailable`` if nothing could be read or written. Changes nothing."""
+        """Raise ``errors.StoreUnavailable`` if the database cannot be read and written. Changes nothing."""
 
     async def add_agent(self, owner: str, agent: Agent) -> bool:
         """Store it; False, and no change, if the id is taken."""
@@ -285,21 +285,21 @@ class Store(Protocol):
         """Whether it existed. Its turns are removed too."""
 
     async def talk(self, owner: str, id: str) -> Talk | None:  # noqa: A002
-        """The conversation, and its turns up to a thousand."""
+        """The conversation and up to a thousand of its turns."""
 
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
         """Conversations per agent, for agents that have any, filtered as by ``Query.metadata``."""
 
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0, into: Talk | None = None) -> Turn:
         """Store it as the latest of its conversation and return it with its number. The conversation's ``updated``
-        becomes the turn's; its revision stays. If the conversation of ``into`` differs from what is stored, it is added
-        or changed as well.
+        becomes the turn's; its revision stays. If the conversation of ``into`` is not the stored one, it is added or
+        changed as well.
 
         Raises:
             KeyError: the conversation does not exist, or the id is taken.
-            Overtaken: the conversation was to be added and exists, or to be changed and has another revision by now.
-            Busy: it is not queued, and there is an unfinished one. Of two added at once, one gets this.
-            Full: it is queued, and ``queued_at_most`` already are.
+            Overtaken: the conversation to add exists, or the one to change has another revision by now.
+            Busy: the turn is not queued, and another is unfinished. Of two added at once, one raises this.
+            Full: the turn is queued, and ``queued_at_most`` others are.
         """
 
     async def turn(self, owner: str, id: str) -> Turn | None: ...  # noqa: A002
@@ -320,13 +320,13 @@ class Store(Protocol):
         """The first and last turn of each of these conversations that has any, not counting withdrawn ones."""
 
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
-        """The owner and first queued turn of each conversation behind ``after``, sorted by owner and conversation."""
+        """The owner and first queued turn of each conversation after ``after``, sorted by owner and conversation."""
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
-        """As above.
+        """Replace ``then`` by ``now``, as above.
 
         Raises:
-            Busy: it would become active besides another one of its conversation.
+            Busy: the turn would become active while another of its conversation is.
         """
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
@@ -341,13 +341,13 @@ class Store(Protocol):
         """Items whose namespace begins with ``prefix``, the last changed first."""
 
     async def due(self, space: str, limit: int) -> Sequence[Due]:
-        """Items of any owner without vectors of ``space``, those waiting longest first."""
+        """Items of any owner without vectors of ``space``, the longest waiting first."""
 
     async def keep_vectors(self, due: Due, space: str, vectors: Sequence[Sequence[float]]) -> bool:
         """Store the vectors of an item, which is then no longer due; False, and no change, if it was put again
         meanwhile.
 
-        A space is a model whose vectors are comparable and have one dimension. They have the length 1.
+        A space is a model whose vectors are comparable and have the same number of dimensions. All have length 1.
         """
 
     async def nearest(
@@ -366,4 +366,4 @@ class Store(Protocol):
         """All namespaces that contain items, sorted."""
 
     async def expire(self, before: float) -> int:
-        """Remove all conversations last updated before that and without an active turn; returns their number."""
+        """Remove conversations last updated before that and without an active turn; returns their number."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from codegen_api.brokers import PAGE, Batch, Forgotten, Lead, News, ReadPage, Tail, Told
+from codegen_api.brokers import PAGE, Batch, Forgotten, Lead, News, PeerNews, ReadPage, Tail
 from codegen_api.brokers.memory.log import Log, NotHeld
 from codegen_api.brokers.memory.pages import HeldPage, Shelf
 from codegen_api.positions import Missed
@@ -34,7 +34,7 @@ class MemoryBroker:
     def listen(self, listener: Callable[[RunRef, News], None]) -> None:
         pass  # there are no other instances
 
-    async def tell(self, ref: RunRef, news: Told) -> None:
+    async def tell(self, ref: RunRef, news: PeerNews) -> None:
         pass
 
     async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:

@@ -20,12 +20,12 @@ from codegen_api.brokers import (
     Looked,
     LookWanted,
     News,
+    PeerNews,
     ReadPage,
     RunCancelled,
     RunResumed,
     RunTouched,
     Superseded,
-    Told,
 )
 from codegen_api.brokers.redis import encoding
 from codegen_api.brokers.redis.hearing import Hearing
@@ -90,7 +90,7 @@ class RedisBroker:
     def listen(self, listener: Callable[[RunRef, News], None]) -> None:
         self._listener = listener
 
-    async def tell(self, ref: RunRef, news: Told) -> None:
+    async def tell(self, ref: RunRef, news: PeerNews) -> None:
         relay = self._relays.get(ref)
         with suppress(RedisAway):
             if not isinstance(news, Looked | LookWanted):
