@@ -41,11 +41,11 @@ class Mirror:
         self.intake.read_at.update(dict.fromkeys(range(1, 4), 10.0))
 
     async def relay(self, at: float, told: LogEntry) -> None:
-        await self.intake.apply([((3, 1), encoding.entry_item(2, at, told))])
+        await self.intake.apply([((3, 1), encoding.encode_entry(2, at, told))])
 
     async def look(self, at: float) -> None:
         look = Looked(at, 0.0, True, None, None, at, (), None, 0)
-        await self.intake.hear_look(encoding.looked(look, 0.0))
+        await self.intake.take_look(encoding.encode_look(look, 0.0))
 
     async def second(self) -> bytes:
         async for _, found in self.memory.entries(REF, [2], unasked):
@@ -77,7 +77,7 @@ async def test_nothing_is_held_back_beyond_the_end_that_the_leader_has_seen() ->
     mirror = Mirror()
     await mirror.begin()
     await mirror.relay(9.9, entry(2, 1))
-    await mirror.intake.apply([((3, 2), encoding.changed_item(changed(length=3), 9.95))])
+    await mirror.intake.apply([((3, 2), encoding.encode_changed(changed(length=3), 9.95))])
     assert await mirror.second() == entry(2, 1).json
     assert isinstance(mirror.heard[0], LogPage)
     assert isinstance(mirror.heard[-1], type(changed()))
@@ -87,9 +87,9 @@ async def test_an_end_that_only_seems_to_be_older_is_heard() -> None:
     mirror = Mirror()
     await mirror.begin()
     mirror.intake.described_at = 10.0
-    await mirror.intake.apply([((3, 1), encoding.changed_item(changed(length=2), 8.5))])
+    await mirror.intake.apply([((3, 1), encoding.encode_changed(changed(length=2), 8.5))])
     assert mirror.heard == []
-    end = encoding.changed_item(changed(length=3), 9.9)
+    end = encoding.encode_changed(changed(length=3), 9.9)
     await mirror.intake.apply([((3, 2), end)])
     await mirror.intake.apply([((3, 2), end)])  # it is the last of the head as well
     (heard,) = mirror.heard

@@ -13,7 +13,7 @@ import pytest
 from codegen_api import redis_link
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.brokers.redis import RedisBroker
-from codegen_api.brokers.redis.scripts import orders
+from codegen_api.brokers.redis.scripts import orders_channel
 from codegen_api.errors import UpstreamError
 from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
@@ -354,7 +354,7 @@ async def test_entries_of_any_size_come_through(redis: RedisServer) -> None:
 async def test_what_nobody_understands_is_passed_over(redis: RedisServer, garbage: str) -> None:
     async with crowded(3, redis.url) as (_, hosted, them, crowd):
         relay = next(iter(them[0].broker._relays.values()))
-        for channel in (relay.keys.news, orders(them[0].link.prefix)):
+        for channel in (relay.keys.news, orders_channel(them[0].link.prefix)):
             redis.ask("PUBLISH", channel, garbage)
         await asyncio.sleep(1)
         hosted.append(3)
@@ -449,4 +449,4 @@ async def test_who_may_not_listen_reads_for_itself(redis: RedisServer, caplog: p
         await crowd.have(6)
         assert [each.leads() for each in them] == [True, True]
         await crowd.end(hosted)
-    assert "other instances cannot be heard at Redis: NoPermissionError" in caplog.text
+    assert "cannot receive from other instances through Redis: NoPermissionError" in caplog.text

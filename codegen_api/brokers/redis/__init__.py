@@ -1,6 +1,6 @@
-"""The broker of several instances: Redis relays what the one follower of a run reads to the memory of each process.
+"""The broker for several instances: Redis relays what a run's one follower reads to the memory of each process.
 
-Viewers read from the memory of their own process alone. While Redis is away each instance reads for itself.
+Viewers read only from the memory of their own process. While Redis is away, each instance reads for itself.
 """
 
 import asyncio
@@ -26,36 +26,37 @@ from codegen_api.brokers import (
     RunResumed,
     RunTouched,
     Superseded,
+    Tail,
 )
 from codegen_api.brokers.redis import encoding
-from codegen_api.brokers.redis.hearing import Hearing
+from codegen_api.brokers.redis.pubsub import PubSub
 from codegen_api.brokers.redis.relay import Relay
-from codegen_api.brokers.redis.scripts import FIND_PAGE, KEEP_PAGE, ORDER, PUBLISH, RunKeys, orders
-from codegen_api.positions import SETTLING
+from codegen_api.brokers.redis.scripts import FIND_PAGE, KEEP_PAGE, ORDER, PUBLISH, RunKeys, orders_channel
+from codegen_api.positions import SETTLING, Missed
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews
 from codegen_api.runs import Changed, Cursor, Json, LogEntry, LogPage, RunRef, from_json, to_json
 from codegen_api.taps import Tap
 from codegen_api.telemetry import Observer
 
 ORDERS_KEPT = 30.0
-"""Seconds for which somebody who begins to follow a run hears of its last resume and cancel."""
+"""Seconds for which a new follower of a run still learns of its last resume and cancel."""
 
 KEPT = 300.0
-"""Seconds for which what is not renewed stays at Redis."""
+"""Seconds after which Redis drops what is not renewed."""
 
 READING = 10.0
-"""Seconds after which a page is read by somebody else if who reads it for all says nothing."""
+"""Seconds after which another instance reads a page, if the one that reads it for all has not delivered it."""
 
 LOOKING = 0.1
-"""Seconds between two looks whether it is there."""
+"""Seconds between two checks whether that page is there."""
 
 LARGEST_PAGE = 4 * 1024 * 1024
-"""Bytes of a page that is kept for others at most."""
+"""Maximum bytes of a page kept for other instances."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SharedRead:
-    """Reads a page again: from Redis, if another instance has, and else by ``read``, for all."""
+    """Reads a page again: from Redis if another instance has put it there, else by ``read``, for all instances."""
 
     broker: "RedisBroker"
     ref: RunRef
@@ -66,7 +67,9 @@ class _SharedRead:
 
 
 class RedisBroker:
-    """``memory`` is the broker of this process. What nobody renews stays at Redis for ``keep`` seconds."""
+    """A ``Broker`` for all instances; ``memory`` is that of this process. Redis drops what is not renewed for ``keep``
+    seconds.
+    """
 
     shared = True
 
@@ -76,16 +79,15 @@ class RedisBroker:
         self._observer = observer or Observer()
         self._link = link
         self._memory = memory
-        self.doubt, self.tail, self.missed = memory.doubt, memory.tail, memory.missed
         self._keep = keep
-        self._orders = orders(link.prefix)
+        self._orders_channel = orders_channel(link.prefix)
         self._origin = secrets.token_hex(8)
         self._known_orders: LRUCache[bytes, bool] = LRUCache(1000)
         self._listener: Callable[[RunRef, News], None] = lambda ref, news: None
         self._relays: dict[RunRef, Relay] = {}
-        self._channels: dict[str, Relay] = {}
-        self._hearing = Hearing(link, self._heard, self._joined, self._lost)
-        link.listeners.append(self._link_news)
+        self._by_channel: dict[str, Relay] = {}
+        self._pubsub = PubSub(link, self._on_message, self._on_subscribed, self._on_disconnected)
+        link.listeners.append(self._on_link_news)
 
     def listen(self, listener: Callable[[RunRef, News], None]) -> None:
         self._listener = listener
@@ -94,9 +96,9 @@ class RedisBroker:
         relay = self._relays.get(ref)
         with suppress(RedisAway):
             if not isinstance(news, Looked | LookWanted):
-                await self._order(ref, news)
+                await self._send_order(ref, news)
             elif relay is not None:
-                await (relay.tell(news) if isinstance(news, Looked) else relay.want(news))
+                await (relay.tell(news) if isinstance(news, Looked) else relay.request_look(news))
 
     async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
         relay = self._relays.get(news.run.ref)
@@ -105,6 +107,15 @@ class RedisBroker:
                 asked = news.seen
             await relay.publish(news, asyncio.get_running_loop().time() if asked is None else asked)
         await self._memory.publish(news)
+
+    async def doubt(self, ref: RunRef) -> None:
+        await self._memory.doubt(ref)
+
+    async def tail(self, ref: RunRef) -> Tail | None:
+        return await self._memory.tail(ref)
+
+    async def missed(self, ref: RunRef, after: Cursor) -> Missed:
+        return await self._memory.missed(ref, after)
 
     def entries(
         self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
@@ -124,33 +135,33 @@ class RedisBroker:
         async with self._memory.lead(ref):
             relay = Relay(
                 self._link,
-                self._hearing,
+                self._pubsub,
                 self._memory,
                 ref,
                 lambda news: self._listener(ref, news),
-                self._take_order,
+                self._on_order,
                 keep=self._keep,
                 observer=self._observer,
             )
-            self._relays[ref] = self._channels[relay.keys.news] = relay
+            self._relays[ref] = self._by_channel[relay.keys.news] = relay
             try:
                 with suppress(RedisAway):
-                    await self._hearing.join(self._orders)
+                    await self._pubsub.subscribe(self._orders_channel)
                 await relay.regained()
                 yield relay
             finally:
-                del self._relays[ref], self._channels[relay.keys.news]
+                del self._relays[ref], self._by_channel[relay.keys.news]
                 await relay.leave()
 
     async def aclose(self) -> None:
-        self._link.listeners.remove(self._link_news)
-        await self._hearing.aclose()
+        self._link.listeners.remove(self._on_link_news)
+        await self._pubsub.aclose()
         await self._memory.aclose()
 
     # -- pages that are read again ------------------------------------------------------------------------------------
 
     async def read_page(self, ref: RunRef, number: int, read: ReadPage) -> Sequence[LogEntry]:
-        """That page as it is now: once for all instances, if nothing in it is expected to change any more."""
+        """Read a page again: once for all instances, if its entries are not expected to change any more."""
         relay, tail = self._relays.get(ref), await self._memory.tail(ref)
         settled = tail is not None and (number + 1) * PAGE <= tail.cursor - SETTLING
         if relay is None or not settled or not relay.base:
@@ -161,7 +172,7 @@ class RedisBroker:
             while True:
                 page, mine, rereads = await self._link.run_script(FIND_PAGE, keys, [token, round(READING * 1000)])
                 if page:
-                    return encoding.read_page(page)
+                    return encoding.decode_page(page)
                 if mine:
                     break
                 await asyncio.sleep(LOOKING)
@@ -171,33 +182,33 @@ class RedisBroker:
         try:
             entries = await read(number)
             if len(entries) == PAGE and not any(entry.absent for entry in entries):
-                text = encoding.page(entries)
+                text = encoding.encode_page(entries)
         finally:
             kept: list[str | bytes | float] = [token, rereads, text if len(text) <= LARGEST_PAGE else b""]
             with suppress(RedisAway):
                 await self._link.run_script(KEEP_PAGE, keys, [*kept, round(self._keep * 1000)])
         return entries
 
-    # -- what other instances say -------------------------------------------------------------------------------------
+    # -- messages of other instances ----------------------------------------------------------------------------------
 
-    async def _order(self, ref: RunRef, news: RunResumed | RunCancelled | RunTouched) -> None:
+    async def _send_order(self, ref: RunRef, news: RunResumed | RunCancelled | RunTouched) -> None:
         keys = RunKeys(self._link.prefix, ref)
-        said: list[Json] = [self._origin, ref.organization, ref.id]
+        head: list[Json] = [self._origin, ref.organization, ref.id]
         match news:
             case RunTouched():
-                touched = to_json([*said, "touched"])
-                await self._link.run_script(PUBLISH, [keys.lease], [self._orders, touched])
+                touched = to_json([*head, "touched"])
+                await self._link.run_script(PUBLISH, [keys.lease], [self._orders_channel, touched])
                 return
             case RunResumed():
-                run = encoding.written_run(news.run)
-                key, said = keys.resumed, [*said, "resumed", self._link.redis_time(news.at), run, news.length]
+                run = encoding.encode_run(news.run)
+                key, message = keys.resumed, [*head, "resumed", self._link.redis_time(news.at), run, news.length]
             case RunCancelled():
-                key, said = keys.cancelled, [*said, "cancelled", self._link.redis_time(news.at)]
-        await self._link.run_script(ORDER, [key], [to_json(said), round(ORDERS_KEPT * 1000), self._orders])
+                key, message = keys.cancelled, [*head, "cancelled", self._link.redis_time(news.at)]
+        await self._link.run_script(ORDER, [key], [to_json(message), round(ORDERS_KEPT * 1000), self._orders_channel])
 
-    def _take_order(self, text: bytes) -> None:
-        said: Any = from_json(text)
-        origin, organization, id_, kind, *more = said
+    def _on_order(self, text: bytes) -> None:
+        message: Any = from_json(text)
+        origin, organization, id_, kind, *more = message
         if origin == self._origin or (kind != "touched" and text in self._known_orders):
             return
         ref = RunRef(organization, id_)
@@ -208,30 +219,30 @@ class RedisBroker:
             case "cancelled", [at]:
                 news = RunCancelled(self._link.loop_time(at))
             case "resumed", [at, run, length]:
-                resumed = None if run is None else encoding.read_run(run, ref)
+                resumed = None if run is None else encoding.decode_run(run, ref)
                 news = RunResumed(self._link.loop_time(at), resumed, length)
             case _:
                 return
         self._known_orders[text] = True
         self._listener(ref, news)
 
-    async def _heard(self, channel: str, data: bytes) -> None:
-        if channel == self._orders:
-            self._take_order(data)
-        elif channel in self._channels:
+    async def _on_message(self, channel: str, data: bytes) -> None:
+        if channel == self._orders_channel:
+            self._on_order(data)
+        elif channel in self._by_channel:
             with suppress(RedisAway, Superseded):
-                await self._channels[channel].take(data)
+                await self._by_channel[channel].receive(data)
 
-    def _joined(self, channel: str) -> None:
-        if channel in self._channels:
-            self._channels[channel].joined()
+    def _on_subscribed(self, channel: str) -> None:
+        if channel in self._by_channel:
+            self._by_channel[channel].on_subscribed()
 
-    def _lost(self) -> None:
+    def _on_disconnected(self) -> None:
         for relay in list(self._relays.values()):
-            relay.lost()
+            relay.on_disconnected()
 
-    def _link_news(self, news: RedisNews) -> None:
+    def _on_link_news(self, news: RedisNews) -> None:
         if news is not RedisNews.EMPTIED:
             self._observer.connected(news is RedisNews.BACK)
         if news in (RedisNews.AWAY, RedisNews.EMPTIED):
-            self._lost()
+            self._on_disconnected()

@@ -1,4 +1,4 @@
-"""What is known here of the stream of a run, and what is taken from there into the memory of this process."""
+"""Copies the stream of a run at Redis into the memory of this process."""
 
 import math
 import zlib
@@ -14,32 +14,32 @@ from codegen_api.redis_link import RedisLink
 from codegen_api.runs import UNCOUNTED, Changed, Cursor, LogEntry, LogPage, Run, RunRef, RunStatus
 
 CHUNK = 200
-"""Items that are read from a stream at once."""
+"""Items read from a stream at once."""
 
-APART = 1.0
-"""Seconds by which two instances may read the clock of Redis differently. A leader who has told of an end looks no
-more, so a description that only seems to be older is taken for newer: if it is not, the leader will see that.
+CLOCK_TOLERANCE = 1.0
+"""Seconds by which two instances may read Redis's clock differently. A leader that has announced an end stops looking,
+so a description that seems older by less than this counts as newer: if it is not, the leader will correct it.
 """
 
-Place = tuple[int, int]
-START: Place = (0, 0)
+StreamId = tuple[int, int]
+START: StreamId = (0, 0)
 
 
 class Intake:
-    """Takes in what is on the stream, but for what is older than what was read here.
+    """Takes in the items of the stream, except those older than what was read here.
 
-    ``base`` names the stream and ``epoch`` the host's log, ``last`` is the id up to which it was taken in. ``relayed``:
-    what the stream says of the last entries. ``read_at``: when the host was asked for what is known of them here, by
-    the clock of Redis. ``changed`` is the last description of the run. ``alone``: when it was last asked for what is
-    not on the stream. ``following``: the follower is told of what comes, by ``heard``; until then it is what was, for
-    the follower to make up its mind.
+    ``base`` names the stream, ``epoch`` the host's log, and ``last`` is the id of the last item taken in. ``relayed``
+    has checksums of the last entries as on the stream. ``read_at``: when the host was asked for them as held here, by
+    Redis's clock. ``changed`` is the last description of the run. ``alone_at``: when the host was last asked for
+    something that is not on the stream. While ``following``, ``on_news`` tells the follower of what comes; before that,
+    the follower finds it in the memory.
 
-    What was asked for before what is known here is held back, because it may be older. But a host may answer the later
-    of two questions with the older state, and two instances do not read the clock of Redis quite alike. So it is taken
-    in after all once the leader has looked since and told nothing else, or has seen the end.
+    An item is held back if the host was asked for it earlier than for what is held here: it may be older. But a host
+    may answer the later of two requests with the older state, and instances read Redis's clock slightly differently. So
+    the item is taken in after all once the leader has looked since and published nothing else, or has seen the end.
     """
 
-    def __init__(self, link: RedisLink, memory: Broker, ref: RunRef, heard: Callable[[News], None]) -> None:
+    def __init__(self, link: RedisLink, memory: Broker, ref: RunRef, on_news: Callable[[News], None]) -> None:
         self.keys = RunKeys(link.prefix, ref)
         self.following = False
         self.base = ""
@@ -49,15 +49,15 @@ class Intake:
         self.read_at: dict[Cursor, float] = {}
         self.changed: Changed | None = None
         self.described_at = 0.0
-        self.alone = -math.inf
+        self.alone_at = -math.inf
         self.held_back: dict[Cursor, LogEntry] = {}
         self._link = link
         self._memory = memory
         self._ref = ref
-        self._heard = heard
+        self._on_news = on_news
 
-    async def load(self, base: str, epoch: str, described: bytes, last: Place) -> bool:
-        """Take in all that is there; whether the stream goes on where it was."""
+    async def load(self, base: str, epoch: str, described: bytes, last: StreamId) -> bool:
+        """Take in the whole stream. Returns whether it continues the one known before."""
         if not base:
             return False
         continues = base != self.base or last >= self.last
@@ -70,23 +70,24 @@ class Intake:
                 self.read_at.clear()
                 self.changed, self.described_at = None, 0.0
                 if self.following:
-                    self._heard(NewLog())
+                    self._on_news(NewLog())
                 await self._memory.forget(self._ref)
             self.epoch = epoch
         while self.last < last:
             found = await self._link.run(self._next_items)
-            await self.apply([(place(id_), fields[b"d"]) for id_, fields in found])
+            await self.apply([(parse_id(id_), fields[b"d"]) for id_, fields in found])
             if len(found) < CHUNK:
                 break
         if described:
-            await self._describe(encoding.item(described, self._ref))
+            await self._describe(encoding.decode_item(described, self._ref))
         return continues
 
-    async def apply(self, items: Sequence[tuple[Place, bytes]]) -> None:
+    async def apply(self, items: Sequence[tuple[StreamId, bytes]]) -> None:
+        """Take in these items of the stream."""
         pending: list[LogEntry] = []
         after = 0
         for id_, text in items:
-            item = encoding.item(text, self._ref)
+            item = encoding.decode_item(text, self._ref)
             if item.entry is not None:
                 self.relayed[item.position] = zlib.crc32(item.entry.json)
                 fresh = item.at >= self.read_at.get(item.position, -math.inf)
@@ -109,18 +110,18 @@ class Intake:
                     await self._describe(item)
             self.last = id_
         await self._pass_on(after, pending)
-        self.forget_far()
+        self.forget_old()
 
-    async def hear_look(self, text: bytes) -> None:
-        """The leader has told this."""
-        look = encoding.read_looked(text, self._ref, self._link.redis_time(0))
+    async def take_look(self, text: bytes) -> None:
+        """Take in a ``Looked`` of the leader."""
+        look = encoding.decode_look(text, self._ref, self._link.redis_time(0))
         await self._take_held_back(self._link.redis_time(look.at))
-        if look.at >= self.alone:
-            self.alone = -math.inf  # all that was read here has been read there since
-        self._heard(look)
+        if look.at >= self.alone_at:
+            self.alone_at = -math.inf  # the leader has read it all since
+        self._on_news(look)
 
-    def forget_far(self) -> None:
-        """Of what is further back nothing needs to be known."""
+    def forget_old(self) -> None:
+        """Forget entries too far from the end to be compared again."""
         for known in (self.relayed, self.read_at, self.held_back):
             if len(known) > 2 * COMPARED:
                 first = max(known) - COMPARED
@@ -135,39 +136,39 @@ class Intake:
             page = LogPage(Run(self._ref, RunStatus.UNKNOWN, None, {}), after, tuple(entries), False, UNCOUNTED)
             await self._memory.publish(page)
             if self.following:
-                self._heard(page)
+                self._on_news(page)
 
     async def _take_held_back(self, looked: float) -> None:
-        """Take in what the leader, who has looked then, goes by."""
+        """Take in what was held back, where the leader has ``looked`` since we read."""
         for position in sorted(self.held_back):
             if looked >= self.read_at.get(position, -math.inf):
                 await self._pass_on(position - 1, [self.held_back.pop(position)])
 
     async def _describe(self, item: encoding.StreamItem) -> None:
-        said = item.changed
-        if said is None or item.at == self.described_at or item.at < self.described_at - APART:
+        changed = item.changed
+        if changed is None or item.at == self.described_at or item.at < self.described_at - CLOCK_TOLERANCE:
             return
         self.described_at = item.at
-        if said.length is not None:  # by now the leader has compared all of it, and viewers leave
+        if changed.length is not None:  # the leader has compared the whole log, and viewers leave now
             await self._take_held_back(math.inf)
-        self.changed = replace(said, seen=self._link.loop_time(said.seen))
+        self.changed = replace(changed, seen=self._link.loop_time(changed.seen))
         await self._memory.publish(self.changed)
         if self.following:
-            self._heard(self.changed)
+            self._on_news(self.changed)
 
 
-def place(id_: bytes) -> Place:
+def parse_id(id_: bytes) -> StreamId:
     """An id of a stream as a pair of numbers."""
     number, _, count = id_.decode().partition("-")
     return int(number), int(count)
 
 
-def parts(body: bytes) -> list[tuple[Place, bytes]]:
-    """What was published of a stream: each item behind its id and its length."""
+def parse_items(body: bytes) -> list[tuple[StreamId, bytes]]:
+    """The items in a published message: a line with the id and the length before each."""
     found, at = [], 0
     while at < len(body):
         end = body.index(b"\n", at)
         id_, _, size = body[at:end].partition(b" ")
         at = end + 1 + int(size)
-        found.append((place(id_), body[end + 1 : at]))
+        found.append((parse_id(id_), body[end + 1 : at]))
     return found

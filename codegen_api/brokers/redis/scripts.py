@@ -1,10 +1,10 @@
-"""The keys of a run at Redis, and what changes several of them as one. They have one hash tag, so that a cluster keeps
-them together.
+"""The keys of a run at Redis, and the scripts that change several of them atomically. All have one hash tag, so that a
+cluster keeps them together.
 
-A stream has the log: the id ``N-0`` is that of entry N when it was appended, so that Redis itself refuses to append it
-twice, and ``N-k`` that of what came behind it: a changed entry, a description of the run. The *lease* says who leads,
-with a number that only grows (its fence). Nothing is written for anybody else. The *head* has the ``base``, a random
-name of this stream; the ``epoch``, one of the host's log; the last description and what the leader told last.
+A stream has the log: entry N is appended with the id ``N-0``, so that Redis itself refuses to append it twice; what
+follows, a changed entry or a description of the run, has an id ``N-k``. The *lease* names the leader, with a number
+that only grows (a fencing token). Only the leader can write. The *head* has the ``base``, a random name of this stream;
+the ``epoch``, one of the host's log; the last description, and the leader's last ``Looked``.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from codegen_api.redis_link import RedisScript
 from codegen_api.runs import RunRef, to_json
 
 FORMAT = 1
-"""Of what is written there. A version of the gateway that writes something else has keys of its own."""
+"""The version of the stored format. A gateway with another format uses other keys."""
 
 
 class RunKeys:
-    """The names of what Redis has of one run: all have the same hash tag."""
+    """The keys of one run, all with the same hash tag."""
 
     def __init__(self, prefix: str, ref: RunRef) -> None:
         name = hashlib.sha256(to_json([ref.organization, ref.id])).hexdigest()[:32]
@@ -27,16 +27,16 @@ class RunKeys:
         )
 
     def page(self, base: str, number: int) -> str:
-        """A page that was read again, of that stream."""
+        """The key of a page of that stream that was read again."""
         return f"{self._run}page:{base}:{number}"
 
     def reading(self, number: int) -> str:
-        """Taken by who reads that page again."""
+        """The key of the lock for reading that page again."""
         return f"{self._run}reading:{number}"
 
 
-def orders(prefix: str) -> str:
-    """The channel for resumes and cancels of all runs."""
+def orders_channel(prefix: str) -> str:
+    """The channel for resumes, cancels and changes of all runs."""
     return f"{prefix}orders.{FORMAT}"
 
 
@@ -59,7 +59,7 @@ return {
   last[1] and last[1][1] or '0-0', redis.call('GET', KEYS[4]) or '', redis.call('GET', KEYS[5]) or ''
 }
 """)
-"""Try to have the lease, if that is wanted, and see how the relay stands."""
+"""Try to take or renew the lease, if wanted, and return the state of the relay."""
 
 WRITE = RedisScript("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return '' end
@@ -111,9 +111,9 @@ else
 end
 return last
 """)
-"""Append to the stream, on a new one if a base is given, and publish it."""
+"""Append to the stream, or to a new one if a base is given, and publish it."""
 
-TELL = RedisScript("""
+RENEW = RedisScript("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 if ARGV[5] ~= '' then
@@ -127,7 +127,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('PEXPIRE', KEYS[3], ARGV[3])
 return 1
 """)
-"""Keep the lease, and tell how it is."""
+"""Renew the lease, and publish the leader's ``Looked``."""
 
 RELEASE = RedisScript("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then
@@ -140,10 +140,10 @@ ORDER = RedisScript("""
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[1])
 """)
-"""Somebody has resumed or cancelled the run: for those who hear it, and for those who come later."""
+"""Publish that the run was resumed or cancelled, and keep it for later followers."""
 
 PUBLISH = RedisScript("redis.call('PUBLISH', ARGV[1], ARGV[2])")
-"""Its key says no more than which node of a cluster is to do it; all of them pass it on."""
+"""The key only selects the node of a cluster; all nodes pass the message on."""
 
 FIND_PAGE = RedisScript("""
 local page = redis.call('GET', KEYS[1])
@@ -151,7 +151,7 @@ if page then return {page, 0, ''} end
 local locked = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
 return {'', locked and 1 or 0, redis.call('HGET', KEYS[3], 'rereads') or ''}
 """)
-"""A page that somebody has read again, or else the task of doing so."""
+"""Return a page that another instance has read again, or else try to lock it for reading."""
 
 KEEP_PAGE = RedisScript("""
 if ARGV[3] ~= '' and (redis.call('HGET', KEYS[3], 'rereads') or '') == ARGV[2] then
@@ -159,4 +159,4 @@ if ARGV[3] ~= '' and (redis.call('HGET', KEYS[3], 'rereads') or '') == ARGV[2] t
 end
 if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 """)
-"""Keep it for the others, unless one of its entries may have changed meanwhile."""
+"""Keep a page for other instances, unless one of its entries may have changed meanwhile, and unlock it."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers.redis.hearing import PING, SILENT, Hearing
+from codegen_api.brokers.redis.pubsub import PING, SILENT, PubSub
 
 pytestmark = pytest.mark.virtual_time
 
@@ -66,13 +66,13 @@ async def test_a_connection_that_answers_no_sign_of_life_is_replaced() -> None:
         raise AssertionError("nobody has published anything")
 
     time = asyncio.get_running_loop().time
-    hearing = Hearing(link, heard, lambda channel: joined.append(time()), lambda: left.append(time()))
+    pubsub = PubSub(link, heard, lambda channel: joined.append(time()), lambda: left.append(time()))
     began = time()
-    await hearing.join("news")
+    await pubsub.subscribe("news")
     await asyncio.sleep(600)
     assert [each.closed for each in link.made] == [True, False]
     (gone,) = left
     assert 20 < gone - began < 20 + 2 * PING + SILENT
     assert len(joined) == 2
-    await hearing.aclose()
+    await pubsub.aclose()
     assert link.made[-1].closed
