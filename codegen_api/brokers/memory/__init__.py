@@ -1,4 +1,4 @@
-"""The broker inside one process: one shared log per run, all logs together within a number of bytes."""
+"""The broker of one process: one log per run, and a limit for the bytes of all logs together."""
 
 import asyncio
 from collections import Counter, OrderedDict
@@ -16,17 +16,17 @@ from codegen_api.taps import Tap
 
 
 class MemoryBroker:
-    """Logs in memory. Beyond ``max_bytes`` those that nobody is at are let go, the least recently used first, and then
-    pages of the others. Nobody loses their place by that: pages are read again.
+    """A ``Broker`` in memory. Beyond ``max_bytes`` it drops unused logs, the least recently used first, and then pages
+    of the others. No viewer loses its place by that: pages are read again.
     """
 
     shared = False
 
     def __init__(self, *, max_bytes: int = 128 * 1024 * 1024) -> None:
         self._shelf = Shelf(max_bytes)
-        self._revision = 0  # no log begins below it, so that a revision never names two different things
+        self._revision = 0  # where new logs begin, so that no revision is used twice
         self._logs: dict[RunRef, Log] = {}
-        self._users: Counter[RunRef] = Counter()  # who leads or reads
+        self._users: Counter[RunRef] = Counter()  # how many lead or read
         self._unused: OrderedDict[RunRef, None] = OrderedDict()
         self._leads: WeakValueDictionary[RunRef, asyncio.Lock] = WeakValueDictionary()
         self._flights: Singleflight[tuple[Log, int, int, ReadPage], HeldPage] = Singleflight()
@@ -64,14 +64,14 @@ class MemoryBroker:
         self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
     ) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
         spare: HeldPage | None = None
-        log = self.use(ref)
+        log = self.acquire(ref)
         try:
             for cursor in cursors:
                 while (entry := log.entry(cursor, spare)) is None:
-                    spare = await self.read_again(log, cursor, read)
+                    spare = await self.reread(log, cursor, read)
                 yield cursor, entry
         finally:
-            self.leave(ref)
+            self.release(ref)
 
     def subscribe(self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage) -> Tap[Batch]:
         return Subscription(self, ref, after, revision, read)
@@ -83,12 +83,12 @@ class MemoryBroker:
     @asynccontextmanager
     async def lead(self, ref: RunRef) -> AsyncIterator[Lead]:
         lock = self._leads.setdefault(ref, asyncio.Lock())
-        self.use(ref)
+        self.acquire(ref)
         try:
             async with lock:
                 yield Lead()
         finally:
-            self.leave(ref)
+            self.release(ref)
 
     async def aclose(self) -> None:
         for ref in list(self._logs):
@@ -97,12 +97,12 @@ class MemoryBroker:
 
     @property
     def held_bytes(self) -> int:
-        """What all logs together hold now."""
+        """Bytes of all logs together."""
         return self._shelf.held
 
-    async def read_again(self, log: Log, position: Cursor, read: ReadPage) -> HeldPage | None:
-        """The page of that entry, read once for all who need it as it is since it was amended last; None when it is
-        held now.
+    async def reread(self, log: Log, position: Cursor, read: ReadPage) -> HeldPage | None:
+        """Read the page of that entry, once for all who need it in its present revision. Returns None if the log holds
+        it now.
         """
         number = (position - 1) // PAGE
         key = (log, number, log.revised(number), read)
@@ -116,21 +116,21 @@ class MemoryBroker:
         self._make_room()
         return page
 
-    def use(self, ref: RunRef) -> Log:
-        """The log, which stays for as long as somebody is at it."""
+    def acquire(self, ref: RunRef) -> Log:
+        """The log, which is kept until as many calls of ``release``."""
         log = self._log(ref)
         self._users[ref] += 1
         self._unused.pop(ref, None)
         return log
 
-    def leave(self, ref: RunRef) -> None:
+    def release(self, ref: RunRef) -> None:
         self._users[ref] -= 1
         if not self._users[ref]:
             del self._users[ref]
             if ref in self._logs:
                 self._unused[ref] = None
                 if self._logs[ref].is_blank:
-                    self._drop(ref)  # nobody ever published
+                    self._drop(ref)  # nothing was ever published
 
     def _log(self, ref: RunRef) -> Log:
         log = self._logs.get(ref)
@@ -144,26 +144,25 @@ class MemoryBroker:
         log = self._logs.pop(ref)
         self._unused.pop(ref, None)
         log.drop()
-        # nobody can tell what changes between this log and the next: who knows this one has to begin anew
+        # changes between this log and the next go unseen, so viewers of this one must begin again
         self._revision = max(self._revision, log.revision + 1)
 
     def _make_room(self, *, but: RunRef | None = None) -> None:
-        """Stay within the bound.
+        """Evict until the bound holds.
 
-        Logs that nobody is at go first, and whole: their pages will not be shown again, as whoever opens them next
-        reads them anew; all that is lost is what they looked like, by which changes are noticed. Then pages go, the one
-        that was not used for the longest time first, and of each its oldest entries, so that of a log whose last page
-        alone is too large the end is still there for those who wait for it. Only contents go. How each entry looked
-        stays, so a viewer who lacks a page is never turned away: it is read again.
+        Unused logs go first, and whole: their next follower reads them again anyway. Only the copies are lost, by which
+        changes are noticed. Then pages go, the least recently used first, and in each the oldest entries first: so even
+        if a log's last page alone is too large, waiting viewers get its end. Copies of these entries are kept, so a
+        viewer that lacks a page can go on: the page is read again.
         """
         while self._shelf.room < 0 and (ref := next((each for each in self._unused if each != but), None)) is not None:
             self._drop(ref)
-        while self._shelf.room < 0 and (page := self._shelf.next_to_go()) is not None:
+        while self._shelf.room < 0 and (page := self._shelf.next_victim()) is not None:
             page.log.trim(page, -self._shelf.room)
 
 
 class Subscription(Tap[Batch]):
-    """What is behind a position. Only a page that is not held any more needs a task, while it is read again."""
+    """Everything after a position. It needs a task only while a page is read again."""
 
     __slots__ = ("_after", "_broker", "_described", "_log", "_read", "_reading", "_ref", "_revision", "_spare")
 
@@ -184,8 +183,8 @@ class Subscription(Tap[Batch]):
         if self.over:
             return None
         if log is None:
-            log = self._log = self._broker.use(self._ref)
-            log.listen(self)
+            log = self._log = self._broker.acquire(self._ref)
+            log.add_listener(self)
         if self._reading is not None:
             if not self._reading.done():
                 return None
@@ -197,7 +196,7 @@ class Subscription(Tap[Batch]):
             self._leave()
             raise
         except NotHeld as lacking:
-            self._reading = asyncio.ensure_future(self._broker.read_again(log, lacking.position, self._read))
+            self._reading = asyncio.ensure_future(self._broker.reread(log, lacking.position, self._read))
             self._reading.add_done_callback(lambda _: self.notify())
             return None
         if batch is None:
@@ -209,21 +208,21 @@ class Subscription(Tap[Batch]):
             self._spare = None  # a slow viewer must not hold on to it
         return batch
 
-    def news(self, known: dict[tuple[Cursor, int | None], Batch | None], now: float) -> None:
-        """There is news of the log, at ``now``. ``known``: which batches come behind which positions in it."""
+    def on_news(self, batches: dict[tuple[Cursor, int | None], Batch | None], now: float) -> None:
+        """The log has news, at ``now``. ``batches`` caches the next batch for each position, for all listeners."""
         sink, log = self.sink, self._log
         if log is None or self._reading is not None or self._spare is not None or self._described is not log.changed:
             sink.notify()
             return
         while True:
             position = (self._after, self._revision)
-            if position not in known:
+            if position not in batches:
                 try:
-                    known[position] = log.batch(self._after, self._revision, self._described, None)
+                    batches[position] = log.batch(self._after, self._revision, self._described, None)
                 except (Forgotten, NotHeld):
                     sink.notify()
                     return
-            batch = known[position]
+            batch = batches[position]
             if batch is None:
                 if not sink.idle:
                     sink.notify()
@@ -236,9 +235,9 @@ class Subscription(Tap[Batch]):
     def _leave(self) -> None:
         self.over = True
         if self._log is not None:
-            self._log.unlisten(self)
+            self._log.remove_listener(self)
             self._log = self._spare = None
-            self._broker.leave(self._ref)
+            self._broker.release(self._ref)
 
     async def aclose(self) -> None:
         self._leave()

@@ -1,4 +1,4 @@
-"""What is remembered of the last entries of a log, whether they are held or not: four bytes each."""
+"""Digests of the last entries of a log, kept whether the entries are held or not: four bytes each."""
 
 import zlib
 from array import array
@@ -12,10 +12,10 @@ _NOTHING, _SEVERAL = 0, 2  # neither is the code of a copy, which is odd
 
 
 class Copies:
-    """How each entry looked when it was last seen, by position, for a stretch of a log with holes."""
+    """A ``Copy`` of each entry as last seen, by position. Positions may be missing."""
 
     def __init__(self) -> None:
-        self._forgotten: Cursor = 0  # nothing is remembered up to there, or will be
+        self._forgotten: Cursor = 0  # no copies are kept up to this position
         self._first: Cursor = 1
         self._codes = array("I")
 
@@ -26,24 +26,24 @@ class Copies:
 
     @property
     def first(self) -> Cursor | None:
-        """The first position of which anything is remembered."""
+        """The first position with a copy."""
         return next((self._first + index for index, code in enumerate(self._codes) if code != _NOTHING), None)
 
     def get(self, position: Cursor) -> Copy | None:
-        """The copy there; one with no digest stands for several that were different."""
-        return _decoded(self._code(position))
+        """The copy at this position. Its digest is ``UNKNOWN`` if different ones were noted."""
+        return _decode(self._code(position))
 
     def put(self, position: Cursor, entry: LogEntry) -> Copy | None:
-        """Remember this copy; the one before, if that was another."""
-        code, before = _coded(entry), self._code(position)
+        """Store a copy of the entry. Returns the previous copy if that was different."""
+        code, before = _encode(entry), self._code(position)
         if before == code:
             return None
         self._put(position, code)
-        return _decoded(before)
+        return _decode(before)
 
     def note(self, position: Cursor, entry: LogEntry) -> None:
-        """Remember this copy beside that of before: where they differ, nobody can tell which is right."""
-        code, before = _coded(entry), self._code(position)
+        """Store a copy beside the previous one. If they differ, the digest becomes ``UNKNOWN``."""
+        code, before = _encode(entry), self._code(position)
         self._put(position, code if before in (_NOTHING, code) else _SEVERAL)
 
     def forget(self, upto: Cursor) -> None:
@@ -70,13 +70,13 @@ class Copies:
         self._codes[position - self._first] = code
 
 
-def _coded(entry: LogEntry) -> int:
+def _encode(entry: LogEntry) -> int:
     """The digest of the entry, and whether it is amendable."""
     return (zlib.crc32(entry.json) & 0xFFFFFF) << 8 | entry.amendable << 2 | 1
 
 
 @lru_cache(4096)  # the last entries of a log are asked for with each one that is new
-def _decoded(code: int) -> Copy | None:
+def _decode(code: int) -> Copy | None:
     if code == _NOTHING:
         return None
     if code == _SEVERAL:

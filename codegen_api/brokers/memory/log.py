@@ -1,4 +1,4 @@
-"""The log of one run: the pages that are held of it, and what is remembered of the others."""
+"""The log of one run: the pages held of it, and copies of other entries."""
 
 import asyncio
 from itertools import chain, takewhile
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from codegen_api.brokers.memory import Subscription
 
 SHARED_BATCHES = 2
-"""How many batches of a log are kept although nobody holds them, for viewers who come to the same position; each may
-hold its encoded form.
+"""Batches of a log kept although no viewer holds them, for viewers that reach the same position later. Each may include
+its encoded form.
 """
 
 LOG_OVERHEAD = 4096
 """Bytes charged for a log beyond its entries."""
 
 AMENDED_OVERHEAD = 500
-"""Bytes charged for what is remembered of an entry that has changed, beyond the entry."""
+"""Bytes charged for an amended entry, beyond the entry."""
 
 EARLIER = 4
-"""How many of its earlier forms are remembered of an entry."""
+"""Digests of earlier versions kept per entry."""
 
 
 class NotHeld(Exception):
-    """The page of the entry at ``position`` has to be read again first."""
+    """The page of the entry at ``position`` must be read again first."""
 
     def __init__(self, position: Cursor) -> None:
         super().__init__(position)
@@ -40,9 +40,9 @@ class NotHeld(Exception):
 class Log:
     """The log of one run, up to ``tail``.
 
-    Each amendment of an entry takes the next revision, so that a viewer's position is two numbers: how far in the log,
-    and which amendments it knows. Of an entry that is not held it is remembered how it looked, so that it is noticed
-    when it was amended: then no more than that is kept, and its page is read again for whoever has to be told.
+    Each amendment of an entry gets the next revision, so a viewer's position is two numbers: how far it is in the log,
+    and which amendments it knows. For an entry that is not held there is a copy, by which an amendment is noticed; its
+    page is then read again for the viewers that lack the amendment.
     """
 
     def __init__(self, shelf: Shelf, revision: int) -> None:
@@ -56,26 +56,26 @@ class Log:
         self._shelf = shelf
         self._pages: dict[int, HeldPage] = {}
         self._longest: Cursor = 0  # how long the log was before it was doubted
-        # how all that was seen or given looked then, as far as it may be compared
+        # of all entries seen or given that may still be compared
         self._copies = Copies()
         self._copies_size = 0
-        # what has changed since it was given, the latest last, with the revision at which it did
+        # amendments by position, the latest last, each with its revision
         self._amended: dict[Cursor, tuple[int, Sighting]] = {}
-        # and what it was before
+        # the digests of earlier versions of these entries
         self._earlier: dict[Cursor, tuple[str, ...]] = {}
         self._latest = Sighting(0, False, 0)
-        # those that somebody holds: to share them costs nothing, however far apart the viewers are
+        # batches that some viewer holds: sharing them is free, however far apart the viewers are
         self._batches: WeakValueDictionary[tuple[Cursor, int, bool], Batch] = WeakValueDictionary()
-        self._kept: dict[Batch, int] = {}  # with what its encoded form takes
+        self._kept: dict[Batch, int] = {}  # with the bytes of its encoded form
         self._listeners: dict[Subscription, None] = {}
-        self._restless: dict[Subscription, None] = {}  # those of them who have not come to rest yet
-        self._told: tuple[object, Changed | None] = (None, None)  # how the log was when they heard of it
+        self._active: dict[Subscription, None] = {}  # the listeners that are not idle yet
+        self._notified: tuple[object, Changed | None] = (None, None)  # the state at the last notification
         self._waking = False
         self._charge(LOG_OVERHEAD)
 
     @property
     def known(self) -> Cursor:
-        """What is behind this position was seen here."""
+        """Entries after this position were seen here."""
         return (self._copies.first or self.tail + 1) - 1
 
     @property
@@ -83,7 +83,7 @@ class Log:
         return not self.opened and not self._longest and self.changed is None
 
     def recent(self) -> tuple[LogEntry, ...]:
-        """The last entries, as far as they are held."""
+        """Those of the last entries that are held, without a gap."""
         found: list[LogEntry] = []
         for position in range(self.tail, max(0, self.tail - SETTLING), -1):
             if (entry := self._held(position)) is None:
@@ -92,19 +92,19 @@ class Log:
         return tuple(reversed(found))
 
     def holds(self, number: int) -> bool:
-        """Whether all of that page is held."""
+        """Whether the whole page is held."""
         return number in self._pages and self._pages[number].whole
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
     def take_in(self, after: Cursor, entries: tuple[LogEntry, ...]) -> None:
-        """What the follower has read."""
+        """Add what the follower has read."""
         tail, revision = self.tail, self.revision
         self.tail = max(self.tail, after) if self.opened else after
         self.opened = True
         for position, entry in enumerate(entries, after + 1):
             if entry.absent and position <= self.tail and self._copy(position) is not None:
-                continue  # what was given is better than nothing
+                continue  # the entry seen before is better than none
             held, before = self._held(position), self._copies.put(position, entry)
             if before is None and held is not None and held.json != entry.json:
                 before = Copy.of(held)
@@ -114,15 +114,15 @@ class Log:
             if before is not None:
                 self._amend(position, before.digest)
         if self.revision != revision:
-            self._let_go_batches(behind=0)
+            self._drop_batches(behind=0)
         elif self.tail != tail:
-            self._let_go_batches(behind=tail)
+            self._drop_batches(behind=tail)
         self._longest = max(self._longest, self.tail)
-        self._forget_far()
+        self._forget_old()
 
     def fill_in(self, page: HeldPage) -> None:
-        """Take in what is not held of a page that was read again, and hold it if nothing in it can be amended any more
-        in a log of this length.
+        """Note the entries that are not held of a page that was read again, and hold them if none of the page can be
+        amended any more in a log of this length.
         """
         if self.dropped:
             return
@@ -132,27 +132,27 @@ class Log:
         for position, entry in enumerate(page.entries, page.last - len(page.entries) + 1):
             if entry is None or position > self.tail or self._held(position) is not None:
                 continue
-            # viewers who were given a different one will have to be told, whatever it comes to
+            # viewers may have been given a different version, and must be sent this entry again if so
             self._copies.note(position, entry)
             if holding:
                 self._put(position, entry, page.since)
-        self._forget_far()
+        self._forget_old()
 
     def change(self, changed: Changed) -> None:
-        """The run is described anew."""
+        """Set the description of the run."""
         self._charge(_size(changed) - _size(self.changed))
         self.changed = changed
-        self._let_go_batches(behind=self.tail)
+        self._drop_batches(behind=self.tail)
 
     def close(self) -> None:
-        """Show nothing that is held, and know what it looked like."""
+        """Show nothing until the log is opened again, and keep only copies."""
         self.opened = False
-        self._let_go_batches(behind=0)
+        self._drop_batches(behind=0)
         for page in list(self._pages.values()):
             self.trim(page, page.size)
 
     def drop(self) -> None:
-        """Be gone: whoever waits or comes back hears of it."""
+        """Drop everything: subscribers get ``Forgotten``."""
         for page in self._pages.values():
             self._shelf.trim(page, page.size)
         self._shelf.held -= self.size
@@ -167,7 +167,7 @@ class Log:
         before = page.size
         page.put(position, entry)
         self._charge(page.size - before)
-        self._shelf.take(page, page.size - before)
+        self._shelf.use(page, page.size - before)
 
     def _amend(self, position: Cursor, before: str) -> None:
         self.revision += 1
@@ -177,8 +177,8 @@ class Log:
             self._charge(AMENDED_OVERHEAD)
         self._amended[position] = (self.revision, seen)
 
-    def _forget_far(self) -> None:
-        """Of what is further back nobody will ever know whether it has changed."""
+    def _forget_old(self) -> None:
+        """Forget copies and amendments too far from the end to be compared again."""
         first = max(self._longest, self.tail) - COMPARED
         self._copies.forget(first)
         self._charge(self._copies.size - self._copies_size)
@@ -191,7 +191,7 @@ class Log:
     # -- what goes out ------------------------------------------------------------------------------------------------
 
     def entry(self, position: Cursor, spare: HeldPage | None) -> LogEntry | None:
-        """An entry as it is now, be it held here or in a page that was just read again; None when its page has to be.
+        """The current entry, held here or in ``spare``, a page just read again; None if its page must be read again.
 
         Raises:
             Forgotten: this log is gone.
@@ -204,11 +204,11 @@ class Log:
         return entry
 
     def _is_current(self, page: HeldPage) -> bool:
-        """Whether nothing in it was amended since it was asked for."""
+        """Whether nothing in the page was amended since the host was asked for it."""
         return page.since == self.revision or self.revised(page.number) <= (page.since or 0)
 
     def revised(self, number: int) -> int:
-        """The revision at which an entry of that page was amended last."""
+        """The revision of the last amendment in that page; 0 if there is none."""
         amended = (self._amended.get(position) for position in range(number * PAGE + 1, (number + 1) * PAGE + 1))
         return max((amendment[0] for amendment in amended if amendment is not None), default=0)
 
@@ -220,10 +220,11 @@ class Log:
     def batch(
         self, after: Cursor, revision: int | None, described: Changed | None, spare: HeldPage | None
     ) -> Batch | None:
-        """What a viewer at this position lacks; None when it lacks nothing. ``described``: what it was told of the run.
+        """The next batch for a viewer at this position; None if it lacks nothing. ``described``: the description that
+        the viewer has.
 
         Raises:
-            NotHeld: a page has to be read again first.
+            NotHeld: a page must be read again first.
             Forgotten: this log is gone, or is not the one of that revision.
         """
         if self.dropped or (revision is not None and revision < self._began):
@@ -232,10 +233,10 @@ class Log:
             return None
         pending = [(at, seen) for at, seen in self._amended_since(revision or 0) if seen.cursor <= after]
         if after == self.tail and not pending and described is self.changed:
-            return None  # as every viewer finds who has just been given the news
+            return None  # the usual case: the viewer has just been given the news
         page = self._pages.get(after // PAGE)
         if page is not None:
-            self._shelf.take(page, 0)
+            self._shelf.use(page)
         key = (after, pending[0][0] if pending else 0, described is self.changed)
         batch = self._batches.get(key)
         if batch is None:
@@ -245,13 +246,13 @@ class Log:
         return batch
 
     def keep(self, batch: Batch) -> None:
-        """Keep it for the next who comes to the same place, if there is room."""
+        """Keep ``batch`` for the next viewer at the same position, if there is room."""
         if batch not in self._kept and (size := sum(event.entry.size for event in batch.entries)) <= self._shelf.room:
             self._keep({**dict([*self._kept.items()][1 - SHARED_BATCHES :]), batch: size})
 
     def trim(self, page: HeldPage, excess: int) -> None:
-        """Let go of what is kept for others, and of the oldest entries of a page, until ``excess`` bytes are free or
-        nothing is left of it.
+        """Drop the batches kept for later viewers, and the oldest entries of ``page`` until ``excess`` bytes are free
+        or it is empty.
         """
         goal = self.size - excess
         self._keep({})
@@ -262,7 +263,7 @@ class Log:
     def _build(
         self, after: Cursor, pending: list[tuple[int, Sighting]], spare: HeldPage | None, changed: Changed | None
     ) -> Batch | None:
-        """The amendments first, then what is new: as much as goes into a batch and is there."""
+        """Build a batch: first amendments, then new entries, until it is full or a page is not held."""
         events: list[Appended | Amended] = []
         positions: list[Position] = []
         room, cursor, told = BATCH_BYTES, after, 0
@@ -272,7 +273,7 @@ class Log:
             if entry is None and not events:
                 raise NotHeld(position)
             if entry is None or (events and room < entry.size):
-                changed = None  # it comes behind all the rest
+                changed = None  # it comes after all entries
                 break
             if told < len(pending):
                 told += 1
@@ -304,8 +305,8 @@ class Log:
         newer = takewhile(lambda amendment: amendment[0] > revision, reversed(self._amended.values()))
         return [*newer][::-1]
 
-    def _let_go_batches(self, *, behind: Cursor) -> None:
-        """Those that reach so far are of no use any more."""
+    def _drop_batches(self, *, behind: Cursor) -> None:
+        """Drop the batches that reach this position: they are outdated."""
         for key, batch in list(self._batches.items()):
             if batch.cursor >= behind:
                 del self._batches[key]
@@ -319,40 +320,38 @@ class Log:
         self.size += size
         self._shelf.held += size
 
-    def listen(self, listener: "Subscription") -> None:
-        """``listener`` wants to hear of news from now on."""
-        self._listeners[listener] = self._restless[listener] = None
+    def add_listener(self, listener: "Subscription") -> None:
+        """Tell ``listener`` of news from now on."""
+        self._listeners[listener] = self._active[listener] = None
 
-    def unlisten(self, listener: "Subscription") -> None:
+    def remove_listener(self, listener: "Subscription") -> None:
         self._listeners.pop(listener, None)
-        self._restless.pop(listener, None)
+        self._active.pop(listener, None)
 
     def wake(self) -> None:
-        """The log was read: all who listen hear of what is new in the order in which they came, when whoever publishes
-        rests.
-        """
+        """Notify the listeners, in the order in which they came, in the next iteration of the event loop."""
         if self._listeners and not self._waking:
             self._waking = True
-            asyncio.get_running_loop().call_soon(self._tell)
+            asyncio.get_running_loop().call_soon(self._notify)
 
-    def _tell(self) -> None:
-        """Most readings of a log find nothing. Those who rest need not hear of that, however many they are; those who
-        have just come may wait for just that.
+    def _notify(self) -> None:
+        """Notify the listeners. Most reads of a log find nothing new: then only those are notified that are not idle,
+        because a listener that has just come may wait for exactly that.
         """
         self._waking = False
-        known: dict[tuple[Cursor, int | None], Batch | None] = {}
+        batches: dict[tuple[Cursor, int | None], Batch | None] = {}
         now = asyncio.get_running_loop().time()
-        (before, described), now_is = self._told, (self.tail, self.revision, self.opened, self.dropped)
+        (before, described), now_is = self._notified, (self.tail, self.revision, self.opened, self.dropped)
         is_news = before != now_is or described is not self.changed
-        self._told = now_is, self.changed
-        for listener in list(self._listeners if is_news else self._restless):
-            listener.news(known, now)
+        self._notified = now_is, self.changed
+        for listener in list(self._listeners if is_news else self._active):
+            listener.on_news(batches, now)
             if listener.sink.idle:
-                self._restless.pop(listener, None)
+                self._active.pop(listener, None)
 
 
 def _size(changed: Changed | None) -> int:
-    """About what holding this costs, in bytes: objects take a multiple of their text."""
+    """Approximate bytes that a description takes in memory: objects take a multiple of their text."""
     if changed is None:
         return 0
     try:

@@ -1,4 +1,4 @@
-"""The pages of logs that are held, of all logs together, and how many bytes all of that takes."""
+"""The pages held of all logs, and the bytes that all logs take."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from codegen_api.brokers.memory.log import Log
 
 REREAD = 0.25
-"""What pages that were read again may take of the bound, while there are others: who reads through all of a long log
-does not push out what was just read of the others.
+"""The share of the bound for pages that were read again, while there are others: so a viewer that reads through a long
+log does not evict what was just read of other logs.
 """
 
 
 @dataclass(slots=True, eq=False)
 class HeldPage:
-    """One page of a log, as far as it is held; None stands for an entry that is not.
+    """One page of a log; None stands for an entry that is not held.
 
-    ``since``: of a page that was read again, what the revision of the log was when it was asked for.
+    ``since``: the revision of the log when the host was asked for this page again; None if it was not.
     """
 
     log: "Log"
@@ -36,7 +36,7 @@ class HeldPage:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it is held."""
+        """Whether all its entries are held."""
         return len(self.entries) == PAGE and None not in self.entries
 
     def get(self, position: Cursor) -> LogEntry | None:
@@ -52,7 +52,7 @@ class HeldPage:
 
 
 class Shelf:
-    """The pages of all logs, and how many bytes these logs hold in all."""
+    """The pages of all logs, in order of use, and the bytes of these logs."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -64,18 +64,18 @@ class Shelf:
 
     @property
     def room(self) -> int:
-        """How many bytes more may be held; less than nothing when there are too many."""
+        """Bytes still free; negative if too many are held."""
         return self.max_bytes - self.held
 
-    def take(self, page: HeldPage, size: int) -> None:
-        """A page takes so many bytes more, and is the one that was used last."""
+    def use(self, page: HeldPage, added: int = 0) -> None:
+        """Mark a page as just used; it has grown by ``added`` bytes."""
         pages = self._read if page.since is None else self._reread
         pages[page] = None
         pages.move_to_end(page)
-        self._reread_bytes += 0 if page.since is None else size
+        self._reread_bytes += 0 if page.since is None else added
 
     def trim(self, page: HeldPage, excess: int) -> int:
-        """Let go of the oldest entries of a page, until so many bytes are free or none is left; how many are."""
+        """Drop the oldest entries of a page until ``excess`` bytes are free or it is empty; returns the bytes freed."""
         before = page.size
         for index, entry in enumerate(page.entries):
             if before - page.size >= excess:
@@ -89,7 +89,7 @@ class Shelf:
             del pages[page]
         return before - page.size
 
-    def next_to_go(self) -> HeldPage | None:
-        """The page that can be spared first."""
+    def next_victim(self) -> HeldPage | None:
+        """The page to evict next; None if there is none."""
         reread = self._reread_bytes > REREAD * self.max_bytes or not self._read
         return next(iter(self._reread if reread else self._read), None)
