@@ -1,6 +1,6 @@
-"""What instances have in common, in Redis: each module implements a port of another package.
+"""State that instances share in Redis: each module implements a port of another package.
 
-``InRedis`` has all of it. Without Redis there is none, and each process works for itself.
+``InRedis`` holds all of it. Without Redis there is none, and each process works for itself.
 """
 
 from codegen_api.idempotency.records import MemoryRecords
@@ -15,8 +15,8 @@ __all__ = ["InRedis"]
 
 
 class InRedis:
-    """Everything in Redis that is not a log, with one ``link``. ``workers`` processes belong to this instance, whether
-    Redis is there or not; ``key`` hides what names are about.
+    """Everything in Redis except logs, over one ``link``. ``workers`` is the number of processes of this program, which
+    are known instances even while Redis is away; ``key`` hides what the names in Redis stand for.
     """
 
     def __init__(self, link: RedisLink, key: bytes, *, workers: int) -> None:
@@ -27,7 +27,7 @@ class InRedis:
         self.rights = RedisRights(link, self._names)
 
     def records(self, memory: MemoryRecords) -> RedisRecords:
-        """Records of requests with a key; ``memory`` is for while Redis is away."""
+        """Records of requests with a key; ``memory`` is used while Redis is away."""
         return RedisRecords(self.link, memory)
 
     def quota(self, per_minute: int) -> RedisQuota:

@@ -1,7 +1,7 @@
 """The host's budget for each credential, kept in Redis for all instances together.
 
-The rules are those of ``pace.Budget``, which is also what each instance goes by while Redis is away. They are written
-down a second time, in Lua, because what is read and what is written must be one step for all instances.
+The rules are those of ``pace.Budget``, which each instance uses while Redis is away. They are written a second time,
+in Lua, because reading and writing the state must be one atomic step for all instances.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from codegen_api.pace import (
 )
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews, RedisScript
 
-SIGN_SECONDS = 2.0
-"""Seconds between two signs of life of an instance."""
+HEARTBEAT_SECONDS = 2.0
+"""Seconds between two heartbeats of an instance."""
 
 SILENT_SECONDS = 15.0
-"""Seconds without a sign of life after which an instance is no longer there."""
+"""Seconds without a heartbeat after which an instance no longer counts."""
 
 LONGEST_REQUEST = 90.0
 """Seconds after which a request without an answer is forgotten, because its instance must have died."""
@@ -38,9 +38,9 @@ LONGEST_REQUEST = 90.0
 INFINITE = 1e9
 
 MOST_SEEDS = 20_000
-"""Of a greater limit less is written down than was lost."""
+"""Maximum reads written down again after a loss; if there should be more, none are."""
 
-TELL = RedisScript(f"""
+REPORT = RedisScript(f"""
 local state, all, reads, me = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local limit, cost, answered, read = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local my_under, my_reading, waiting = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -59,7 +59,7 @@ local even, began, closed = number('even', -infinite), number('began', -infinite
 local learned, learned_at, failures = number('learned', limit), number('learned_at', -infinite), number('failures', 0)
 local left_said, left_until = number('left', infinite), number('left_until', -infinite)
 
--- other instances; one that has died is forgotten when all it asked must have ended
+-- other instances; a dead one is forgotten when all its requests must have ended
 local under, reading, queued = my_under, my_reading, waiting
 for name, value in pairs(known) do
   if string.sub(name, 1, 2) == 'i:' and name ~= 'i:' .. me then
@@ -86,7 +86,7 @@ local function count(list)
 end
 local in_all, in_reads = count(all), count(reads)
 
--- all was lost: as if reading had taken its part of the last minute evenly, so that nothing is read at once
+-- the state was lost: assume that reads were spread evenly over the last minute, so that none begins at once
 if known_before and #raw == 0 then
   local reading_part = math.floor(limit * {READ_SHARE})
   even, began = now + window * {BURST / READ_SHARE}, now
@@ -175,7 +175,7 @@ if scarce >= infinite then scarce = 0 end
 return {{text(wait), in_all + under, in_reads + reading, text(allowed), text(math.max(0, closed - now, scarce))}}
 """)
 
-SIGN = RedisScript(f"""
+HEARTBEAT = RedisScript(f"""
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -183,11 +183,11 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - {SILENT_SECONDS:.0f})
 redis.call('EXPIRE', KEYS[1], {2 * SILENT_SECONDS:.0f})
 return redis.call('ZCARD', KEYS[1])
 """)
-"""A sign of life; how many instances have given one lately."""
+"""Give a heartbeat, and return the number of live instances."""
 
 
 class RedisBudgets:
-    """``CommonBudgets`` in Redis. ``at_least``: so many instances are known of without it."""
+    """``CommonBudgets`` in Redis. ``at_least`` is the number of instances known without it."""
 
     def __init__(self, link: RedisLink, *, at_least: int) -> None:
         self.listeners: list[Callable[[], None]] = []
@@ -196,7 +196,7 @@ class RedisBudgets:
         self._me = secrets.token_hex(8)
         self._at_least = self.instances = at_least
         self._chores = Chores()
-        link.listeners.append(self._hear)
+        link.listeners.append(self._on_link_news)
 
     @property
     def usable(self) -> bool:
@@ -212,10 +212,10 @@ class RedisBudgets:
         ]
         key = f"{self._link.prefix}budget:{{{digest}}}"
         try:
-            said = await self._link.run_script(TELL, [key, f"{key}:all", f"{key}:reads"], arguments)
+            answer = await self._link.run_script(REPORT, [key, f"{key}:all", f"{key}:reads"], arguments)
         except RedisAway:
             return None
-        wait, asked, reads, allowed, closed = (float(each) for each in said)
+        wait, asked, reads, allowed, closed = (float(each) for each in answer)
         return BudgetStanding(wait if wait < INFINITE else math.inf, int(asked), int(reads), allowed, closed)
 
     async def aclose(self) -> None:
@@ -223,14 +223,15 @@ class RedisBudgets:
         with suppress(RedisAway):
             await self._link.run(lambda redis: redis.zrem(self._key, self._me))
 
-    def _hear(self, news: RedisNews) -> None:
-        self._chores.see_to(self._give_signs)
+    def _on_link_news(self, news: RedisNews) -> None:
+        self._chores.start(self._give_heartbeats)
         for listener in self.listeners:
             listener()
 
-    async def _give_signs(self) -> None:
-        """Say that this instance is there, and count all. While Redis is away, the last count is what is known."""
+    async def _give_heartbeats(self) -> None:
+        """Give heartbeats, and count the instances. While Redis is away, the last count stands."""
         while True:
             with suppress(RedisAway):
-                self.instances = max(self._at_least, int(await self._link.run_script(SIGN, [self._key], [self._me])))
-            await asyncio.sleep(SIGN_SECONDS)
+                alive = int(await self._link.run_script(HEARTBEAT, [self._key], [self._me]))
+                self.instances = max(self._at_least, alive)
+            await asyncio.sleep(HEARTBEAT_SECONDS)

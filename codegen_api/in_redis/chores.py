@@ -1,4 +1,4 @@
-"""What is done beside the requests, for as long as there is something to do."""
+"""Background tasks that start when there is work."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,18 +9,18 @@ Chore: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Chores:
-    """Tasks beside the requests, of each chore one at a time."""
+    """Background tasks, at most one for each chore."""
 
     def __init__(self) -> None:
         self._tasks: dict[Chore, asyncio.Task[None]] = {}
 
-    def see_to(self, chore: Chore) -> None:
-        """Begin it, unless it is being done."""
+    def start(self, chore: Chore) -> None:
+        """Start the chore unless it is running."""
         if chore not in self._tasks or self._tasks[chore].done():
             self._tasks[chore] = asyncio.create_task(chore())
 
     async def aclose(self) -> None:
-        """Break off what is being done."""
+        """Cancel all tasks."""
         for task in self._tasks.values():
             task.cancel()
             with suppress(asyncio.CancelledError):

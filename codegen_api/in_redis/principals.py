@@ -1,4 +1,4 @@
-"""What each principal uses in all instances, counted in Redis. While it is away, each instance counts its own."""
+"""Counts in Redis what each principal uses in all instances. While Redis is away, each instance counts alone."""
 
 import asyncio
 import secrets
@@ -12,7 +12,7 @@ from codegen_api.in_redis.names import Names
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews, RedisScript
 
 LAPSE_SECONDS = 60
-"""Seconds after which what an instance has said no longer counts."""
+"""Seconds after which an instance's report expires."""
 
 RENEW_SECONDS = 20.0
 
@@ -61,8 +61,8 @@ return {{granted, previous, current, string.format('%.6f', rest)}}
 class RedisOpenStreams:
     """``OpenStreams`` in Redis: how many live logs each principal has open in all instances.
 
-    Each instance says how many there are in it, and again and again: what is not renewed lapses, so an instance that
-    dies holds nothing for long.
+    Each instance reports its own number and keeps renewing it: a report that is not renewed expires, so a dead instance
+    does not hold streams for long.
     """
 
     def __init__(self, link: RedisLink, names: Names) -> None:
@@ -70,15 +70,15 @@ class RedisOpenStreams:
         self._names = names
         self._me = secrets.token_hex(8)
         self._counts: dict[Principal, int] = {}
-        self._unsaid: set[Principal] = set()
+        self._unreported: set[Principal] = set()
         self._chores = Chores()
-        link.listeners.append(self._hear)
+        link.listeners.append(self._on_link_news)
 
     async def take(self, principal: Principal, count: int, each: int) -> bool:
         self._counts[principal] = max(count, self._counts.get(principal, 0))
-        self._chores.see_to(self._renew)
+        self._chores.start(self._renew)
         try:
-            return bool(await self._hold(principal, count, each))
+            return await self._hold(principal, count, each)
         except RedisAway:
             return True
 
@@ -87,61 +87,60 @@ class RedisOpenStreams:
             self._counts[principal] = count
         else:
             self._counts.pop(principal, None)
-        self._say(principal)
+        self._report_soon(principal)
 
     async def aclose(self) -> None:
         await self._chores.aclose()
-        for principal in [*self._counts, *self._unsaid]:
+        for principal in [*self._counts, *self._unreported]:
             with suppress(RedisAway):
                 await self._hold(principal, 0, -1)
 
-    async def _hold(self, principal: Principal, count: int, each: int) -> int:
+    async def _hold(self, principal: Principal, count: int, each: int) -> bool:
         key = self._names.of("streams", repr(principal))
-        held: int = await self._link.run_script(HOLD, [key], [self._me, count, each])
-        return held
+        return bool(await self._link.run_script(HOLD, [key], [self._me, count, each]))
 
-    def _say(self, *principals: Principal) -> None:
-        self._unsaid.update(principals)
-        self._chores.see_to(self._tell)
+    def _report_soon(self, *principals: Principal) -> None:
+        self._unreported.update(principals)
+        self._chores.start(self._report)
 
-    async def _tell(self) -> None:
-        while self._unsaid:
-            principal = self._unsaid.pop()
+    async def _report(self) -> None:
+        while self._unreported:
+            principal = self._unreported.pop()
             with suppress(RedisAway):
                 await self._hold(principal, self._counts.get(principal, 0), -1)
 
     async def _renew(self) -> None:
         while self._counts:
             await asyncio.sleep(RENEW_SECONDS)
-            self._say(*self._counts)
+            self._report_soon(*self._counts)
 
-    def _hear(self, news: RedisNews) -> None:
+    def _on_link_news(self, news: RedisNews) -> None:
         if news is not RedisNews.AWAY and self._counts:
-            self._say(*self._counts)
+            self._report_soon(*self._counts)
 
 
 class RedisQuota:
-    """``per_minute`` requests for each principal, through whatever instance they come.
+    """Allows each principal ``per_minute`` requests in all instances together.
 
-    The window slides as in ``auth.quota``. The library that counts there has a storage in Redis, too, with connections,
-    time limits and faults of its own; this is what it does, over our link.
+    The window slides as in ``auth.quota``. The library used there can count in Redis too, but with its own connections,
+    time limits and faults; this does the same over our link.
     """
 
     def __init__(self, link: RedisLink, names: Names, per_minute: int) -> None:
         self._link = link
         self._names = names
         self._per_minute = per_minute
-        self._own = Quota(per_minute)
+        self._local = Quota(per_minute)
 
     async def take(self, principal: Principal) -> QuotaState:
-        """Count a request of ``principal``; refused ones do not count."""
+        """Count a request of ``principal``. Refused requests do not count."""
         try:
-            said = await self._link.run_script(TAKE, [self._names.of("quota", repr(principal))], [self._per_minute])
+            answer = await self._link.run_script(TAKE, [self._names.of("quota", repr(principal))], [self._per_minute])
         except RedisAway:
-            return await self._own.take(principal)
-        granted, previous, current, rest = bool(said[0]), int(said[1]), int(said[2]), float(said[3])
+            return await self._local.take(principal)
+        granted, previous, current, rest = bool(answer[0]), int(answer[1]), int(answer[2]), float(answer[3])
         weighted = previous * rest / WINDOW + current
-        # the moments at which one request less counts
+        # seconds until one request less counts
         more_in = [rest % (WINDOW / previous)] if previous else []
         more_in += [rest] if current else []
         seconds = min(int(min(more_in, default=0.0)) + 1, WINDOW)

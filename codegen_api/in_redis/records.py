@@ -1,8 +1,8 @@
-"""Records of requests with a key, in Redis: an ``Idempotency-Key`` holds for all instances.
+"""Records of requests with a key, in Redis, so that an ``Idempotency-Key`` holds for all instances.
 
-A request under way is kept so by the instance that carries it out. When that one has died, nobody knows what the host
-did: the next attempt is told so, and looks for it. While Redis is away each instance has records of its own, and finds
-what others created by the marks on the host's runs.
+The instance that executes a request keeps it marked as under way. If that instance dies, the outcome at the host is
+unknown: the next attempt gets this state, and looks for it. While Redis is away, each instance has its own records, and
+finds what others created by the marks on the host's runs.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from codegen_api.redis_link import RedisAway, RedisLink, RedisNews, RedisScript
 from codegen_api.runs import RunRef, from_json, to_json
 
 ALIVE_SECONDS = 15
-"""Seconds after which a request is no longer under way, unless its instance says that it is."""
+"""Seconds after which a request no longer counts as under way, unless its instance renews it."""
 
 RENEW_SECONDS = 4.0
 
 RESULT_SECONDS = 3600
-"""Seconds for which the description of the resulting run is kept; then it is read again."""
+"""Seconds for which the description of the resulting run is kept. Later it is read from the host again."""
 
 RESULT_BYTES = 64 * 1024
-"""A larger one is not kept at all."""
+"""Maximum bytes of a description that is kept."""
 
 BEGIN = RedisScript(f"""
 local there = redis.call('HGET', KEYS[1], 'record')
@@ -61,16 +61,16 @@ return 1
 
 
 class RedisRecords:
-    """``Records`` for all instances. What begins while Redis is away is in ``memory``."""
+    """``Records`` for all instances. Requests that begin while Redis is away are in ``memory``."""
 
     def __init__(self, link: RedisLink, memory: MemoryRecords) -> None:
         self._link = link
         self._memory = memory
         self._me = secrets.token_hex(8)
         self._held: dict[str, RequestRecord] = {}
-        """What this instance carries out."""
+        """The requests under way in this instance."""
         self._chores = Chores()
-        link.listeners.append(self._hear)
+        link.listeners.append(self._on_link_news)
 
     async def begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
         if self._memory.has(name):
@@ -85,7 +85,7 @@ class RedisRecords:
             return await self._memory.change(name, then, now)
         try:
             changed = await self._change(name, then, now)
-        except RedisAway:  # it is no less true
+        except RedisAway:  # the change has happened all the same
             await self._memory.begin(name, now)
             changed = True
         if changed:
@@ -95,8 +95,8 @@ class RedisRecords:
     async def forget(self, name: str, then: RequestRecord) -> None:
         await self._memory.forget(name, then)
         self._held.pop(name, None)
-        with suppress(RedisAway):  # or else it will be looked for, in vain
-            await self._link.run_script(FORGET, self._keys(name), [_encoded(then)])
+        with suppress(RedisAway):  # if it stays, later attempts look for it in vain
+            await self._link.run_script(FORGET, self._keys(name), [_encode(then)])
 
     async def aclose(self) -> None:
         await self._chores.aclose()
@@ -104,14 +104,14 @@ class RedisRecords:
 
     async def _begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
         while True:
-            there, result, alive = await self._link.run_script(BEGIN, self._keys(name), [_encoded(record), self._me])
+            there, result, alive = await self._link.run_script(BEGIN, self._keys(name), [_encode(record), self._me])
             if not there:
                 self._hold(name, record)
                 return None
-            found = _decoded(there, result)
+            found = _decode(there, result)
             if found.state is not RequestState.UNDER_WAY or alive:
                 return found
-            # its instance has died, and the host may act on what it sent
+            # its instance has died, and the host may still act on the request
             unknown = replace(found, state=RequestState.UNKNOWN, at=time.time(), grace=SILENT_GRACE)
             if await self._change(name, found, unknown):
                 return unknown
@@ -119,21 +119,21 @@ class RedisRecords:
     async def _change(self, name: str, then: RequestRecord, now: RequestRecord) -> bool:
         under_way = now.state is RequestState.UNDER_WAY
         result = now.result if len(now.result) <= RESULT_BYTES else b""
-        arguments: list[bytes | str | float] = [_encoded(then), _encoded(now), self._me, int(under_way), result]
+        arguments: list[bytes | str | float] = [_encode(then), _encode(now), self._me, int(under_way), result]
         return bool(await self._link.run_script(CHANGE, self._keys(name), arguments))
 
     def _keys(self, name: str) -> list[str]:
         key = f"{self._link.prefix}request:{{{name}}}"
         return [key, f"{key}:alive", f"{key}:result"]
 
-    # -- what this instance carries out --------------------------------------------------------------------------------
+    # -- requests under way in this instance ---------------------------------------------------------------------------
 
     def _hold(self, name: str, record: RequestRecord) -> None:
         if record.state is not RequestState.UNDER_WAY:
             self._held.pop(name, None)
             return
         self._held[name] = record
-        self._chores.see_to(self._renew)
+        self._chores.start(self._renew)
 
     async def _renew(self) -> None:
         while self._held:
@@ -142,26 +142,26 @@ class RedisRecords:
                 with suppress(RedisAway):
                     await self._link.run_script(RENEW, self._keys(name), [self._me])
 
-    def _hear(self, news: RedisNews) -> None:
+    def _on_link_news(self, news: RedisNews) -> None:
         if news is RedisNews.EMPTIED:
-            self._chores.see_to(self._restore)
+            self._chores.start(self._restore)
 
     async def _restore(self) -> None:
-        """Say again what is under way here, to a Redis that has forgotten it."""
+        """Write again what is under way here, as Redis has lost it."""
         for name, record in list(self._held.items()):
             with suppress(RedisAway):
-                await self._link.run_script(BEGIN, self._keys(name), [_encoded(record), self._me])
+                await self._link.run_script(BEGIN, self._keys(name), [_encode(record), self._me])
 
 
-def _encoded(record: RequestRecord) -> bytes:
-    """A record without its result: equal records are equal texts."""
+def _encode(record: RequestRecord) -> bytes:
+    """A record without its result, as text. Equal records have equal texts."""
     run = None if record.run is None else [record.run.organization, record.run.id]
     state = record.state.value
     return to_json([record.fingerprint, state, record.since, record.at, record.grace, record.note, run])
 
 
-def _decoded(text: bytes, result: bytes) -> RequestRecord:
-    said: Any = from_json(text)
-    fingerprint, state, since, at, grace, note, run = said
+def _decode(text: bytes, result: bytes) -> RequestRecord:
+    values: Any = from_json(text)
+    fingerprint, state, since, at, grace, note, run = values
     ref = None if run is None else RunRef(*run)
     return RequestRecord(fingerprint, RequestState(state), since, at, grace, note, ref, result)

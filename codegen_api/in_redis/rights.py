@@ -1,8 +1,8 @@
-"""What the host has said of rights, in Redis: several instances ask it no more often than one would.
+"""Rights that the host has confirmed, in Redis, so that several instances ask no more often than one would.
 
-A right is kept for as long as it is good, a minute, under a name that is made from the digest of its credential and the
-run; with it the description of the run. When the host refuses, the right is deleted, and a note in one stream tells all
-instances, which then ask about it themselves. While Redis is away each instance asks for itself.
+A right is kept with the description of its run while it is good, for a minute, under a name made from the credential's
+digest and the run. When the host refuses, the right is deleted, and a note in a stream tells all instances, which then
+ask the host themselves. While Redis is away, each instance asks for itself.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from codegen_api.redis_link import RedisAway, RedisLink, RedisNews
 from codegen_api.runs import RunRef, from_json, to_json
 
 MAX_BYTES = 64 * 1024
-"""A right to a run whose description is larger is not kept."""
+"""Maximum bytes of a run's description; rights to larger ones are not kept."""
 
 NOTES = 1000
-"""How many notes of refusals are kept, about."""
+"""Approximate number of refusal notes kept."""
 
 NOTE_SECONDS = 120
-"""For how long the stream of notes is there after the last one."""
+"""Seconds for which the stream of notes is kept after the last one."""
 
-LISTEN_SECONDS = 5.0
+BLOCK_SECONDS = 5.0
 
-AGAIN = LIFETIME / 3
-"""Seconds after which a right that is confirmed again and again is written again."""
+REWRITE_SECONDS = LIFETIME / 3
+"""Seconds after which a right that keeps being confirmed is written again."""
 
 
 class RedisRights:
@@ -44,19 +44,19 @@ class RedisRights:
         self._names = names
         self._notes = f"{link.prefix}refused"
         self._last: bytes | str = "0-0"
-        self._kept: TTLCache[tuple[str, RunRef], bool] = TTLCache(100_000, AGAIN, timer=loop_time)
+        self._kept: TTLCache[tuple[str, RunRef], bool] = TTLCache(100_000, REWRITE_SECONDS, timer=loop_time)
         self._writing: set[asyncio.Task[None]] = set()
         self._chores = Chores()
-        link.listeners.append(self._hear)
+        link.listeners.append(self._on_link_news)
 
     async def find(self, digest: str, ref: RunRef) -> Right | None:
         try:
-            said = await self._link.run(lambda redis: redis.get(self._name(digest, ref)))
+            found = await self._link.run(lambda redis: redis.get(self._name(digest, ref)))
         except RedisAway:
             return None
-        if said is None:
+        if found is None:
             return None
-        first, _, run = said.partition(b"\n")
+        first, _, run = found.partition(b"\n")
         times: Any = from_json(first)
         asked, confirmed = (self._link.loop_time(each) - self._link.clock_error for each in times[:2])
         right = Right(decoded_run(run), asked, confirmed, times[2])
@@ -69,16 +69,16 @@ class RedisRights:
         self._kept[digest, ref] = right.whole
         run = encoded_run(right.run)
         if 0 < len(run) <= MAX_BYTES:
-            # rather too early than too late, here as there
+            # an error of the clock must not make a right good for longer, at either end
             times = [self._link.redis_time(each) - self._link.clock_error for each in (right.asked, right.confirmed)]
             text = to_json([*times, right.whole]) + b"\n" + run
             good_for = max(1, int(right.confirmed + LIFETIME - loop_time()))
-            self._do(lambda redis: redis.set(self._name(digest, ref), text, ex=good_for))
+            self._run_soon(lambda redis: redis.set(self._name(digest, ref), text, ex=good_for))
 
     def revoke(self, digest: str, ref: RunRef) -> None:
         self._kept.pop((digest, ref), None)
         fields = {"credential": digest, "organization": ref.organization, "run": ref.id}
-        self._do(
+        self._run_soon(
             lambda redis: redis.delete(self._name(digest, ref)),
             lambda redis: redis.xadd(self._notes, fields, maxlen=NOTES, approximate=True),
             lambda redis: redis.expire(self._notes, NOTE_SECONDS),
@@ -94,8 +94,8 @@ class RedisRights:
     def _name(self, digest: str, ref: RunRef) -> str:
         return self._names.of("right", digest, ref.organization, ref.id)
 
-    def _do(self, *commands: Callable[[Any], Any]) -> None:
-        """One after the other, and behind what is being written, without waiting for it."""
+    def _run_soon(self, *commands: Callable[[Any], Any]) -> None:
+        """Run these commands in the background, one after another; several wait for writes in progress first."""
         before = set(self._writing) if len(commands) > 1 else set()
 
         async def run() -> None:
@@ -110,23 +110,23 @@ class RedisRights:
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
 
-    def _hear(self, news: RedisNews) -> None:
+    def _on_link_news(self, news: RedisNews) -> None:
         if news is RedisNews.EMPTIED:
             self._last = "0-0"
             self._kept.clear()
         if news is RedisNews.BACK:
-            self._chores.see_to(self._listen)
+            self._chores.start(self._read_notes)
 
-    async def _listen(self) -> None:
-        """Hear what other instances were refused, until Redis is away."""
-        milliseconds = int(LISTEN_SECONDS * 1000)
+    async def _read_notes(self) -> None:
+        """Read the notes of other instances' refusals until Redis is away."""
+        milliseconds = int(BLOCK_SECONDS * 1000)
         with suppress(RedisAway):
             while True:
-                said = await self._link.run(
+                streams = await self._link.run(
                     lambda redis: redis.xread({self._notes: self._last}, count=100, block=milliseconds),
-                    waits=LISTEN_SECONDS,
+                    waits=BLOCK_SECONDS,
                 )
-                for _, notes in said:
+                for _, notes in streams:
                     for self._last, fields in notes:
                         ref = RunRef(fields[b"organization"].decode(), fields[b"run"].decode())
                         self.revoked(fields[b"credential"].decode(), ref)
