@@ -67,9 +67,7 @@ class _SharedRead:
 
 
 class RedisBroker:
-    """A ``Broker`` for all instances; ``memory`` is that of this process. Redis drops what is not renewed for ``keep``
-    seconds.
-    """
+    """A ``Broker``; ``memory`` is that of this process. Redis drops what is not renewed for ``keep`` seconds."""
 
     shared = True
 

@@ -33,11 +33,7 @@ def encode_changed(changed: Changed, at: float) -> bytes:
 
 
 def decode_item(text: bytes, ref: RunRef) -> StreamItem:
-    """Parse an item. A description's ``seen`` is still by Redis's clock.
-
-    Raises:
-        ValueError: the text is no item.
-    """
+    """Parse an item. A description's ``seen`` is still by Redis's clock."""
     head, _, rest = text.partition(b"\n")
     said: Any = from_json(head)
     match said:

@@ -183,8 +183,8 @@ class Relay(Intake, Lead):
         top = self.last[0]
         items = []
         for position, entry in entries.items():
-            how = "a" if position > top else "o"
-            items.append((f"{how}{position}", encoding.encode_entry(position, at, entry)))
+            kind = "a" if position > top else "o"
+            items.append((f"{kind}{position}", encoding.encode_entry(position, at, entry)))
         amended = {(position - 1) // PAGE for position in entries if position <= top}
         if await self._write(items, amended=amended):
             self.relayed.update((position, zlib.crc32(entry.json)) for position, entry in entries.items())
@@ -260,8 +260,8 @@ class Relay(Intake, Lead):
             self._handed_over = True
             self._lease_freed.set()
         elif kind == b"wanted":
-            said: Any = from_json(body)
-            origin, since, refreshed, given = said
+            message: Any = from_json(body)
+            origin, since, refreshed, given = message
             if origin != self._token:
                 asked = -math.inf if since is None else self._link.loop_time(since)
                 self._on_news(LookWanted(asked, tuple(refreshed), given))
@@ -283,8 +283,8 @@ class Relay(Intake, Lead):
 
     async def request_look(self, wanted: LookWanted) -> None:
         """Send this to the leader."""
-        said = to_json([self._token, self._link.redis_time(wanted.since), wanted.refreshed, wanted.given])
-        await self._link.run_script(PUBLISH, [self.keys.lease], [self.keys.news, b"wanted\n" + said])
+        message = to_json([self._token, self._link.redis_time(wanted.since), wanted.refreshed, wanted.given])
+        await self._link.run_script(PUBLISH, [self.keys.lease], [self.keys.news, b"wanted\n" + message])
 
     def _catch_up(self) -> None:
         async def catching_up() -> None:
@@ -294,10 +294,7 @@ class Relay(Intake, Lead):
         self._spawn(catching_up())
 
     async def _sync(self, *, contend: bool) -> float | None:
-        """Take in the whole stream and, with ``contend``, lead if nobody does.
-
-        Returns None when this instance leads, else the seconds after which to try again.
-        """
+        """Take in the whole stream and, with ``contend``, try to lead: None on success, else seconds to wait."""
         async with self._syncing:
             while True:
                 self._more_came = False
