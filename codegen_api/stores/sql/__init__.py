@@ -44,7 +44,7 @@ _EXPIRE_BATCH = 200
 class SqlStore:
     """A ``Store`` in the database at ``url``: ``sqlite:///path`` or ``postgresql://...``, in libpq's syntax.
 
-    ``bytes_each`` is the approximate bound for one owner; concurrent requests may each exceed it.
+    ``bytes_each`` is the approximate limit per owner; each of several concurrent requests may exceed it.
 
     Raises:
         ValueError: the URL names no database.
@@ -55,7 +55,7 @@ class SqlStore:
         self._database = database_at(url)
         self._bytes_each = bytes_each
         self._under_way: set[asyncio.Task[Any]] = set()
-        self._adding: dict[Kind[Any], Insert] = {
+        self._inserts: dict[Kind[Any], Insert] = {
             kind: self._database.insert(kind.table).on_conflict_do_nothing(index_elements=["owner", "id"])
             for kind in (AGENTS, CONVERSATIONS, TURNS)
         }
@@ -82,12 +82,12 @@ class SqlStore:
                 connection.execute(sa.update(kind.table).where(sa.false()).values(size=kind.c.size))
             connection.execute(sa.insert(ITEMS.table).values({**row, "space": "", "stamp": ""}))
 
-        await self._completed(self._database.probe(try_to_write))
+        await self._run_to_end(self._database.probe(try_to_write))
         if self.observation is before:  # nothing has failed meanwhile
             self.observe(None)
 
     def observe(self, trouble: str | None) -> None:
-        """The database has failed; without ``trouble``, it can be used."""
+        """Record that the database has failed with ``trouble``, or that it works (None)."""
         now, before = time.time(), self.observation
         since = before.since if before is not None and before.since is not None else now
         self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
@@ -131,22 +131,22 @@ class SqlStore:
         if not storable(key):
             return None
 
-        its, theirs = await self._read(lambda connection: transactions.look(connection, key, _MOST_TURNS))
-        if not its:
+        found, turns = await self._read(lambda connection: transactions.load_talk(connection, key, _MOST_TURNS))
+        if not found:
             return None
-        (conversation,) = await CONVERSATIONS.read(its)
-        return Talk(conversation, await TURNS.read(theirs), conversation)
+        (conversation,) = await CONVERSATIONS.read(found)
+        return Talk(conversation, await TURNS.read(turns), conversation)
 
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Any]) -> Mapping[str, int]:
-        statement = queries.counted(self._database, owner, agents, metadata)
+        statement = queries.count_by_agent(self._database, owner, agents, metadata)
         return {row["agent"]: row["conversations"] for row in await self._rows(statement)}
 
     async def expire(self, before: float) -> int:
         removed = 0
         while True:
-            some = await self._expire(before)
-            removed += some
-            if some < _EXPIRE_BATCH:
+            count = await self._expire(before)
+            removed += count
+            if count < _EXPIRE_BATCH:
                 return removed
 
     async def _expire(self, before: float) -> int:
@@ -154,11 +154,11 @@ class SqlStore:
             TURNS.c.owner == CONVERSATIONS.c.owner, TURNS.c.conversation == CONVERSATIONS.c.id, active
         )
         idle = sa.select(CONVERSATIONS.c.owner, CONVERSATIONS.c.id).where(CONVERSATIONS.c.updated < before, ~busy)
-        some = idle.limit(_EXPIRE_BATCH).with_for_update(skip_locked=True)
+        batch = idle.limit(_EXPIRE_BATCH).with_for_update(skip_locked=True)
 
         def remove(connection: sa.Connection) -> int:
-            # skip those that are just getting a turn; with SQLite there are none, as writers exclude each other
-            found_idle = connection.execute(some).all()
+            # skips conversations that are just getting a turn; SQLite has none, as writers exclude each other
+            found_idle = connection.execute(batch).all()
             for owner, id_ in found_idle:
                 connection.execute(
                     sa.delete(CONVERSATIONS.table).where(queries.exactly(CONVERSATIONS, owner=owner, id=id_))
@@ -174,12 +174,12 @@ class SqlStore:
         then, talk = None, None
         if into is not None and into.conversation is not into.stored:
             then, now = into.stored, replace(into.conversation, id=turn.conversation, updated=turn.updated)
-            now = now if then is None else _next(then, now)
+            now = now if then is None else _revised(then, now)
             talk = await CONVERSATIONS.build(owner, now)
 
         def add(connection: sa.Connection) -> int:
-            transactions.put_conversation(connection, self._adding[CONVERSATIONS], row, then, talk)
-            return transactions.add_turn(connection, self._adding[TURNS], row, queued_at_most, self._bytes_each)
+            transactions.put_conversation(connection, self._inserts[CONVERSATIONS], row, then, talk)
+            return transactions.add_turn(connection, self._inserts[TURNS], row, queued_at_most, self._bytes_each)
 
         return replace(turn, number=await self._write(add))
 
@@ -218,7 +218,7 @@ class SqlStore:
         return tuple((row["owner"], TURNS.thing(row)) for row in rows)
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
-        changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
+        changed = _revised(then, replace(now, conversation=then.conversation, number=then.number))
         row = await TURNS.build(owner, changed)
         is_changed = await self._write(lambda connection: transactions.change_turn(connection, then, row))
         return changed if is_changed else None
@@ -236,7 +236,7 @@ class SqlStore:
 
         def put(connection: sa.Connection) -> None:
             connection.execute(upsert)
-            connection.execute(vectors.forget(owner, row["namespace"], item.key))
+            connection.execute(vectors.delete_of(owner, row["namespace"], item.key))
             transactions.require_room(connection, owner, self._bytes_each)
 
         await self._write(put)
@@ -247,7 +247,7 @@ class SqlStore:
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
         wanted = sa.and_(queries.exactly(ITEMS, owner=owner), queries.in_namespace(prefix))
         order = [ITEMS.c.updated.desc(), ITEMS.c.namespace, ITEMS.c.key]
-        return await self._found(ITEMS, partial(queries.found, ITEMS, wanted, order, limit, offset))
+        return await self._found(ITEMS, partial(queries.find_page, ITEMS, wanted, order, limit, offset))
 
     async def due(self, space: str, limit: int) -> Sequence[Due]:
         return await self._read(lambda connection: vectors.due(connection, space, limit))
@@ -258,7 +258,7 @@ class SqlStore:
     async def nearest(
         self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
     ) -> Sequence[Near]:
-        return await self._completed(vectors.nearest(self._database, owner, prefix, space, vector, limit))
+        return await self._run_to_end(vectors.nearest(self._database, owner, prefix, space, vector, limit))
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
@@ -267,13 +267,13 @@ class SqlStore:
         rows = await self._rows(sa.select(ITEMS.c.namespace).where(queries.exactly(ITEMS, owner=owner)).distinct())
         return tuple(sorted(labels_of(row["namespace"]) for row in rows))
 
-    # -- what is the same for all of them -----------------------------------------------------------------------------
+    # -- common to all kinds -------------------------------------------------------------------------------------------
 
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
         row = await kind.build(owner, thing)
 
         def add(connection: sa.Connection) -> bool:
-            added = connection.execute(self._adding[kind], row)
+            added = connection.execute(self._inserts[kind], row)
             transactions.require_room(connection, owner, self._bytes_each)
             return added.rowcount == 1
 
@@ -293,7 +293,7 @@ class SqlStore:
     async def _query(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
         wanted = sa.and_(*queries.matching(self._database, kind, owner, query))
         order = queries.order_of(kind, query)
-        return await self._found(kind, partial(queries.found, kind, wanted, order, query.limit, query.offset))
+        return await self._found(kind, partial(queries.find_page, kind, wanted, order, query.limit, query.offset))
 
     async def _found(
         self, kind: Kind[T], search: Callable[[sa.Connection], tuple[int, Sequence[Mapping[str, Any]]]]
@@ -302,7 +302,7 @@ class SqlStore:
         return Found(await kind.read(rows), total)
 
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
-        changed = _next(then, now)
+        changed = _revised(then, now)
         row = await kind.build(owner, changed)
         is_changed = await self._write(lambda connection: transactions.replace_row(connection, kind, then, row))
         return changed if is_changed else None
@@ -317,31 +317,31 @@ class SqlStore:
         return await self._read(lambda connection: connection.execute(statement, parameters).mappings().all())
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
-        return await self._completed(self._database.read(work))
+        return await self._run_to_end(self._database.read(work))
 
     async def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        return await self._completed(self._database.write(work))
+        return await self._run_to_end(self._database.write(work))
 
-    async def _completed(self, operation: Coroutine[Any, Any, T]) -> T:
-        """What comes of this, which completes even if the caller is cancelled.
+    async def _run_to_end(self, operation: Coroutine[Any, Any, T]) -> T:
+        """Run ``operation`` to its end even if the caller is cancelled.
 
-        On cancellation the drivers stop between any two steps of a transaction and leave its connection to the garbage
+        If cancelled, the drivers stop between any two steps of a transaction and leave its connection to the garbage
         collector. Until that runs, a SQLite file stays locked, and a PostgreSQL connection is lost to the pool.
         """
         task = asyncio.create_task(operation)
         self._under_way.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_end)
         return await asyncio.shield(task)
 
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
+    def _on_end(self, task: "asyncio.Task[Any]") -> None:
         self._under_way.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, StoreUnavailable):
             self.observe(kind_of(error))
 
 
-def _next(then: Versioned, now: Versioned) -> Versioned:
-    """The new revision of ``then``."""
+def _revised(then: Versioned, now: Versioned) -> Versioned:
+    """``now`` as the next revision of ``then``."""
     return replace(now, id=then.id, revision=then.revision + 1)
 
 
@@ -360,7 +360,7 @@ def database_at(url: str) -> Database:
                 raise ValueError("A SQLite database is a file: sqlite:///relative/path or sqlite:////absolute/path.")
             return SqliteDatabase(Path(path))
         case "postgresql" | "postgres" | "postgresql+asyncpg":
-            try:  # not before it is wanted: its driver is an extra
+            try:  # only on demand: its driver is an extra
                 from codegen_api.stores.sql.postgres import PostgresDatabase  # noqa: PLC0415
             except ModuleNotFoundError as error:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""The protocol for a database, behind which all differences between the two kinds are, and what its failures become."""
+"""The protocol that hides the differences between the two databases, and the translation of their errors."""
 
 import errno
 import sqlite3
@@ -21,32 +21,32 @@ _FAULTS: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, OSError)
 
 
 class Database(Protocol):
-    """``read``, ``write`` and ``probe`` run ``work`` as one transaction. It gets a connection that is its own while it
-    runs, may run more than once, and must have no effect but on the database.
+    """``read``, ``write`` and ``probe`` run ``work`` as one transaction. It gets a connection of its own while it runs,
+    may run more than once, and must have no effect outside the database.
 
-    In these, and in ``open``, database errors come out as ``StoreUnavailable``.
+    These, and ``open``, raise ``StoreUnavailable`` for database errors.
     """
 
     def insert(self, table: Table) -> Insert: ...
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
-        """Call ``migrate`` in a transaction, while no other process does."""
+        """Call ``migrate`` in a transaction. Excludes other processes meanwhile."""
 
     async def aclose(self) -> None: ...
 
     async def read(self, work: Callable[[Connection], T]) -> T: ...
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """The result of ``work``, when it is committed and synced. If it raises, nothing is changed."""
+        """Return the result of ``work`` once it is committed and synced. If ``work`` raises, nothing changes."""
 
     async def probe(self, work: Callable[[Connection], object]) -> None:
-        """As ``write``, but rolled back. Also fails if there is no room for more data."""
+        """Like ``write``, but rolled back. Also fails if there is no space for more data."""
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         """The position of ``part`` in ``text``, from 1; 0 if absent."""
 
     def each(self, texts: Sequence[str]) -> FromClause:
-        """A table of these in the column ``value``. However many there are, they are one parameter."""
+        """A table with these texts in the column ``value``. They are a single parameter, however many there are."""
 
     def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
         """The cosine similarity of a vector column to this vector; None where the database cannot compute it."""
@@ -54,7 +54,7 @@ class Database(Protocol):
 
 @contextmanager
 def faults(driver: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Raise them as ``StoreUnavailable``, without the drivers' texts, which may quote what was to be stored."""
+    """Raise database errors as ``StoreUnavailable``, without the drivers' texts, which may quote the data."""
     try:
         yield
     except _FAULTS + driver as error:
@@ -67,7 +67,7 @@ def faults(driver: tuple[type[Exception], ...] = ()) -> Iterator[None]:
 
 
 def kind_of(error: BaseException) -> str:
-    """What happened, without secrets: the type of the root cause and its symbolic code."""
+    """Describe an error without secrets: the type of its root cause, and the symbolic code."""
     error = _first(error)
     names = [getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate")]
     names.append(errno.errorcode.get(getattr(error, "errno", None) or 0))

@@ -24,7 +24,7 @@ IGNORED_PARAMETERS = {
     "keepalives_idle", "keepalives_interval", "load_balance_hosts", "max_protocol_version", "min_protocol_version",
     "sslcertmode", "sslcompression", "sslkeylogfile", "sslsni", "tcp_user_timeout",
 }  # fmt: skip
-"""Parameters that are ignored: they concern libpq itself, or what asyncpg does in its own way."""
+"""Parameters to ignore: they concern libpq itself, or things that asyncpg does in its own way."""
 
 SPECIAL = {"connect_timeout", "fallback_application_name", "gssencmode", "requiressl", "ssl"}
 
@@ -55,10 +55,11 @@ class Target:
 
 
 def read(url: str) -> Target:
-    """
+    """Parse the URL.
+
     Raises:
-        ValueError: the URL is invalid, or has a parameter that is unknown or cannot be honoured. Nothing that may be
-            part of the password is quoted.
+        ValueError: the URL is invalid, or a parameter is unknown or cannot be honoured. The text quotes nothing that
+            may be part of the password.
     """
     try:
         parts = urlsplit(url)

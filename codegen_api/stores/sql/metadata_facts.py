@@ -1,9 +1,9 @@
 """Makes metadata, configuration and tags searchable in the same way in every database.
 
 Each value in an object becomes a short text, a *fact*: ``{"user": {"name": "Bob"}}`` has the fact that ``user``,
-``name`` is the string Bob. All facts of a row are in one column, and a row matches if it has all facts that are asked
-for. So any key and value can be searched for, even lists and huge numbers, without JSON paths, for which databases and
-their versions differ in how keys are quoted, in what is a number, and in whether true is 1.
+``name`` is the string Bob. All facts of a row are in one column, and a row matches if it has all wanted facts. So any
+key and value can be searched for, even lists and huge numbers, without JSON paths: databases and their versions differ
+in how paths quote keys, in what is a number, and in whether true is 1.
 
 Stored rows depend on this code, so a change to it needs a migration that recomputes them.
 """
@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from codegen_api.runs import Json
 
-_BYTES = 10  # for a million million facts the probability of a collision is below one half
+_BYTES = 10  # with a million million facts, the probability of any collision is below one half
 
 
 def facts_of(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> str:
@@ -23,7 +23,7 @@ def facts_of(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> str:
 
 
 def wanted(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> list[str]:
-    """The facts that must all be in that text for a row to match."""
+    """The facts that a row must all have in order to match."""
     return _all_facts(tags, {name: value for name, value in objects.items() if value}, all_of_them=False)
 
 
@@ -35,7 +35,7 @@ def _all_facts(tags: Iterable[str], objects: Mapping[str, Mapping[str, Json]], *
 
 
 def _facts(path: bytes, value: Json, *, all_of_them: bool) -> Iterator[str]:
-    """The facts of ``value`` at ``path``. That something is an object follows from its content, unless it is empty."""
+    """Yield the facts of ``value`` at ``path``. That it is an object follows from its content, unless it is empty."""
     if not isinstance(value, Mapping):
         yield _fact(path, value)
         return
@@ -50,7 +50,7 @@ def _fact(path: bytes, value: Json) -> str:
 
 
 def _canonical(value: Json) -> bytes:
-    """Bytes that only equal values of the same type have in common. Objects within a list are compared as a whole."""
+    """Bytes that are equal only for equal values of the same type. Objects in a list are compared as a whole."""
     match value:
         case None | bool():
             return repr(value).encode()

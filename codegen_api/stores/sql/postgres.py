@@ -1,4 +1,4 @@
-"""The tables in PostgreSQL, for gateways on several machines."""
+"""The database in PostgreSQL, for gateways on several machines."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -21,12 +21,12 @@ WAIT = 30.0
 WAIT_TO_CONNECT = 10.0
 
 WAIT_TO_OPEN = 300.0
-"""Seconds for each migration, and to wait for another process that migrates."""
+"""Seconds for each migration statement, and to wait for another process that migrates."""
 
 _DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _LOCK = int.from_bytes(b"codegen_")
-"""The advisory lock of the process that migrates."""
+"""The advisory lock that a migrating process holds."""
 
 
 class PostgresDatabase:
@@ -36,16 +36,16 @@ class PostgresDatabase:
 
     def __init__(self, url: str) -> None:
         self._target = libpq.read(url)
-        self._compares = False
-        self._engine = self._connected_by(WAIT, pool_size=5, max_overflow=5, pool_timeout=WAIT, pool_pre_ping=True)
+        self._has_pgvector = False
+        self._engine = self._create_engine(WAIT, pool_size=5, max_overflow=5, pool_timeout=WAIT, pool_pre_ping=True)
 
-    def _connected_by(self, wait: float, **pool: Any) -> AsyncEngine:
+    def _create_engine(self, command_timeout: float, **pool: Any) -> AsyncEngine:
         async def connect() -> asyncpg.Connection:
             target = self._target
             return await asyncpg.connect(
                 target.url,
                 timeout=target.timeout or WAIT_TO_CONNECT,
-                command_timeout=wait,
+                command_timeout=command_timeout,
                 server_settings=dict(target.settings),
                 ssl=target.ssl,
             )
@@ -53,18 +53,18 @@ class PostgresDatabase:
         return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pool)
 
     async def open(self, migrate: Callable[[sa.Connection], None]) -> None:
-        patient = self._connected_by(WAIT_TO_OPEN, poolclass=NullPool)
+        engine = self._create_engine(WAIT_TO_OPEN, poolclass=NullPool)
         with faults(_DRIVER):
-            async with patient.begin() as connection:
+            async with engine.begin() as connection:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 await connection.run_sync(migrate)
-                self._compares = bool(await connection.scalar(sa.select(sa.func.to_regtype("vector").is_not(None))))
+                self._has_pgvector = bool(await connection.scalar(sa.select(sa.func.to_regtype("vector").is_not(None))))
 
     async def aclose(self) -> None:
         await self._engine.dispose()
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """As the protocol; each statement sees what was committed before it."""
+        """As in the protocol. Each statement sees what was committed before it."""
         with faults(_DRIVER):
             async with self._engine.connect() as connection:
                 return await connection.run_sync(work)
@@ -75,7 +75,7 @@ class PostgresDatabase:
                 return await connection.run_sync(work)
 
     async def probe(self, work: Callable[[sa.Connection], object]) -> None:
-        await self.read(work)  # which commits nothing
+        await self.read(work)  # ``read`` commits nothing
 
     def find(self, part: sa.ColumnElement[str] | str, text: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
         return sa.func.strpos(text, part)
@@ -84,8 +84,8 @@ class PostgresDatabase:
         return sa.select(sa.func.unnest(sa.literal(list(texts), sa.ARRAY(sa.Text))).label("value")).subquery()
 
     def cosine(self, column: sa.ColumnElement[Any], vector: Sequence[float]) -> sa.ColumnElement[float] | None:
-        """As the protocol; None without the extension pgvector."""
-        if not self._compares:
+        """As in the protocol. None without the extension pgvector."""
+        if not self._has_pgvector:
             return None
         other = sa.cast(sa.literal(vector, sa.ARRAY(sa.REAL)), _Vector)
         distance = sa.cast(column, _Vector).op("<=>", return_type=sa.Double)(other)

@@ -1,4 +1,4 @@
-"""Queries as SQL conditions and orders. Whatever clients put into a ``Query``, no database may fail on it."""
+"""Queries as SQL conditions and orders. No ``Query`` may make a database fail, whatever clients put into it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,18 +15,18 @@ from codegen_api.stores.sql.tables import AGENTS, CONVERSATIONS, ITEMS, TURNS, K
 _MOST = 2**31 - 1
 
 _FIRST_ROWS = 16
-"""Rows read before it is known how large they are."""
+"""Rows read first, while their size is unknown."""
 
 
 def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> Iterator[ColumnElement[bool]]:
-    """The conditions for what ``query`` selects of an owner's."""
+    """Yield the conditions for the owner's rows that ``query`` selects."""
     columns = kind.c
     yield exactly(kind, owner=owner)
     if query.ids is not None:
         yield among(database, columns.id, query.ids)
     if query.name is not None:
         yield database.find(query.name.casefold(), columns.folded) > 0 if storable(query.name) else false()
-    yield _having(database, kind, query)
+    yield _has_facts(database, kind, query)
     if kind is AGENTS:
         if query.archived is not None:
             yield AGENTS.c.archived == query.archived
@@ -37,7 +37,7 @@ def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> I
             yield _latest_in(query.states)
 
 
-def counted(database: Database, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Select[Any]:
+def count_by_agent(database: Database, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Select[Any]:
     """The number of an owner's conversations with each of these agents that has any."""
     its = CONVERSATIONS.c.agent
     wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, its, agents)]
@@ -56,7 +56,7 @@ def first_and_last(database: Database, owner: str, conversations: Sequence[str])
 
 
 def first_queued(after: tuple[str, str], limit: int) -> Select[Any]:
-    """The first queued turn of each conversation of each owner, in order of both, behind ``after``."""
+    """The first queued turn of each conversation after ``after``, sorted by owner and conversation."""
     place = (TURNS.c.owner, TURNS.c.conversation)
     first = select(*place, func.min(TURNS.c.number).label("number")).where(queued, tuple_(*place) > after)
     heads = first.group_by(*place).order_by(*place).limit(limit).subquery()
@@ -72,16 +72,16 @@ def order_of(kind: Kind[Any], query: Query) -> list[ColumnElement[Any]]:
     return [by.desc() if query.descending else by.asc(), columns.id]
 
 
-def cut(statement: Select[Any], limit: int, offset: int) -> Select[Any]:
+def limited(statement: Select[Any], limit: int, offset: int) -> Select[Any]:
     return statement.limit(bounded(limit)).offset(bounded(offset))
 
 
 def bounded(number: int) -> int:
-    """A limit or offset that every database takes."""
+    """A limit or offset that every database accepts."""
     return min(max(number, 0), _MOST)
 
 
-def found(
+def find_page(
     kind: Kind[Any],
     wanted: ColumnElement[bool],
     order: Sequence[ColumnElement[Any]],
@@ -89,30 +89,30 @@ def found(
     offset: int,
     connection: Connection,
 ) -> tuple[int, list[Mapping[str, Any]]]:
-    """How many rows there are that are ``wanted``, and a page of them, which ends early if they are large."""
+    """The total number of ``wanted`` rows, and a page of them, which ends early if rows are large."""
     ordered = select(*kind.shown).where(wanted).order_by(*order)
     total = connection.scalar(select(func.count()).select_from(kind.table).where(wanted))
     rows: list[Mapping[str, Any]] = []
-    held, some = 0, _FIRST_ROWS
-    while (some := min(some, limit - len(rows))) > 0 and held < ANSWER_BYTES:
-        more: Sequence[Any] = connection.execute(cut(ordered, some, offset + len(rows))).mappings().all()
+    held, count = 0, _FIRST_ROWS
+    while (count := min(count, limit - len(rows))) > 0 and held < ANSWER_BYTES:
+        more: Sequence[Any] = connection.execute(limited(ordered, count, offset + len(rows))).mappings().all()
         rows += more
         held += sum(map(size_of, more))
-        if len(more) < some:
+        if len(more) < count:
             break
-        some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit if they are of average size
+        count = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit if they are of average size
     return total or 0, rows
 
 
 def exactly(its: Kind[Any] | Table, **texts: str) -> ColumnElement[bool]:
-    """Whether columns equal these texts. False without asking the database if a text cannot be stored."""
+    """Whether columns equal these texts. A constant false if a text cannot be stored."""
     if not storable(texts):
         return false()
     return and_(*(its.c[name] == text for name, text in texts.items()))
 
 
 def among(database: Database, column: ColumnElement[str], texts: Sequence[str]) -> ColumnElement[bool]:
-    """Whether the column is one of these."""
+    """Whether the column is one of these texts."""
     each = database.each([text for text in texts if storable(text)])
     return column.in_(select(each.c.value))
 
@@ -122,12 +122,12 @@ def in_namespace(prefix: Sequence[str]) -> ColumnElement[bool]:
     if not storable(prefix):
         return false()
     path, its = path_of(prefix), ITEMS.c.namespace
-    # paths end with a comma, so those that begin with this one sort before the same path with the next character
+    # paths end with a comma, and "-" is the next character: all paths with this prefix lie between the two
     return and_(its >= path, its < path[:-1] + "-") if path else true()
 
 
-def _having(database: Database, kind: Kind[Any], query: Query) -> ColumnElement[bool]:
-    """Whether a row has all the facts that are asked for."""
+def _has_facts(database: Database, kind: Kind[Any], query: Query) -> ColumnElement[bool]:
+    """Whether a row has all facts that the query wants."""
     objects = {"metadata": query.metadata, **({"configuration": query.configuration} if kind is AGENTS else {})}
     if not all(storable(each) for each in objects.values()):
         return false()

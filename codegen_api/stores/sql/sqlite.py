@@ -1,8 +1,8 @@
-"""The tables in a SQLite file. Any number of processes on one machine may open it.
+"""The database in a SQLite file. Any number of processes on one machine may open it.
 
 Readers see the last committed state and never wait; writers wait for each other, up to a limit. Every commit is synced
-to disk, because a turn must survive a crash of the machine before its host is asked. What several callers write at the
-same time is committed, and synced, once for all of them.
+to disk, because a turn must survive a crash of the machine before its host is asked. Concurrent writes are committed,
+and synced, together.
 """
 
 import asyncio
@@ -36,25 +36,25 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 READERS = 4
-"""Threads that read: what takes long in one of them does not delay the others."""
+"""Threads that read, so that a slow read does not delay others."""
 
 WAIT = 10.0
 """Seconds that a writer waits for its turn: first in this process, then among processes."""
 
 WAIT_TO_READ = 30.0
-"""Seconds after which somebody who reads is told that it takes too long."""
+"""Seconds after which a read times out."""
 
 WAIT_TO_OPEN = 300.0
 """Seconds to wait for another process that migrates."""
 
 ROOM = 256 * 1024
-"""Free bytes without which the disk counts as full."""
+"""The disk counts as full with fewer free bytes."""
 
 _CLOSING = 10.0
-"""Seconds that what a thread does is waited for at the end."""
+"""Seconds that closing waits for each thread."""
 
-TOGETHER = 100
-"""Transactions that are committed together at most."""
+GROUP_SIZE = 100
+"""Maximum transactions committed together."""
 
 
 class SqliteDatabase:
@@ -66,7 +66,7 @@ class SqliteDatabase:
         self._path = path.absolute()
         self._engine = create_engine(
             URL.create("sqlite", database=str(self._path)),
-            connect_args={"timeout": WAIT, "check_same_thread": False},  # a thread's connection is closed by another
+            connect_args={"timeout": WAIT, "check_same_thread": False},  # may be closed by another thread
             poolclass=NullPool,
             hide_parameters=True,
         )
@@ -75,7 +75,7 @@ class SqliteDatabase:
         self._readers = ConnectedThreads(self._engine, READERS, check=self._require_same_file)
         writes = self._engine.execution_options(writes=True)
         self._writer = ConnectedThreads(writes, 1, check=self._require_same_file)
-        # Among processes SQLite settles by polling who writes; within one this is better.
+        # Between processes, SQLite polls for the write lock; within one, a queue is better.
         self._group = GroupWriter(self._writer, wait=WAIT)
         self._opened: os.stat_result | None = None
 
@@ -97,7 +97,7 @@ class SqliteDatabase:
         await self._writer.aclose()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """As the protocol; ``work`` sees one state of the database, whatever is written meanwhile."""
+        """As in the protocol. ``work`` sees a single state of the database, whatever is written meanwhile."""
         with faults():
             async with asyncio.timeout(WAIT_TO_READ):
                 return await self._readers.run(self._readers.transact, work)
@@ -107,24 +107,24 @@ class SqliteDatabase:
             return await self._group.write(work)
 
     async def probe(self, work: Callable[[Connection], object]) -> None:
-        """As the protocol. SQLite allocates space only on commit, so that is checked apart."""
+        """As in the protocol. SQLite allocates space only on commit, so free space is checked separately."""
 
-        def undone(connection: Connection) -> None:
+        def roll_back(connection: Connection) -> None:
             work(connection)
-            raise _Undone
+            raise _RolledBack
 
         with faults():
             await asyncio.to_thread(_require_free_space, self._path.parent)
-        with suppress(_Undone):
-            await self.write(undone)
+        with suppress(_RolledBack):
+            await self.write(roll_back)
 
     def _require_same_file(self) -> None:
         """Raise ``FileNotFoundError`` if the file was deleted or replaced. Writes to a deleted file that is still open
         succeed, and are lost when it is closed.
         """
         if self._opened is not None and not os.path.samestat(self._path.stat(), self._opened):
-            said = "the database was replaced while it was open: start anew"
-            raise FileNotFoundError(errno.ENOENT, said, str(self._path))
+            message = "the database was replaced while it was open: restart the gateway"
+            raise FileNotFoundError(errno.ENOENT, message, str(self._path))
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         return func.instr(text, part)
@@ -136,8 +136,8 @@ class SqliteDatabase:
         return None
 
 
-class _Undone(Exception):
-    """A transaction that was only a test."""
+class _RolledBack(Exception):
+    """Rolls back a transaction that was only a test."""
 
 
 def _require_free_space(directory: Path) -> None:
@@ -148,7 +148,7 @@ def _require_free_space(directory: Path) -> None:
 
 
 def _set_up(connection: DBAPIConnection, _: Any) -> None:
-    """Configure a new connection. Without an isolation level, sqlite3 leaves transactions to us."""
+    """Configure a new connection. Without an isolation level, ``sqlite3`` begins no transactions itself."""
     try:
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -165,15 +165,15 @@ def _begin(connection: Connection) -> None:
     if options.get("migrates"):
         # SQLite alters a table by copying it; dropping the old one would cascade to rows that refer to it
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
-    # a transaction that begins with a read fails at once if another one writes before it does, without waiting
+    # a transaction that reads before it writes would fail at once, without waiting, if another writes in between
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
 def _enable_wal(path: Path) -> None:
     """Switch to write-ahead logging, so that readers and the writer do not block each other.
 
-    The file remembers it. Done separately, since it is the one statement for which SQLite does not wait while the file
-    is in use.
+    The setting is stored in the file. It is made separately, as SQLite does not wait with this one statement while the
+    file is in use.
     """
     with closing(sqlite3.connect(path, timeout=WAIT)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -181,7 +181,7 @@ def _enable_wal(path: Path) -> None:
 
 @asynccontextmanager
 async def _file_lock(path: Path) -> AsyncIterator[None]:
-    """Exclude other processes. The system releases the lock of one that dies; the lock file stays."""
+    """Exclude other processes. The system releases the lock of a process that dies; the lock file stays."""
     if sys.platform == "win32":
         raise OSError("there are no locks on files here")
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -207,8 +207,8 @@ class _Outcome(NamedTuple):
     result: Any
     error: BaseException | None = None
 
-    def tell(self, done: "asyncio.Future[Any]") -> None:
-        if done.done():  # nobody waits any more
+    def deliver(self, done: "asyncio.Future[Any]") -> None:
+        if done.done():  # the caller was cancelled
             return
         if self.error is None:
             done.set_result(self.result)
@@ -224,10 +224,10 @@ class _Call(NamedTuple):
 
 
 class ConnectedThreads:
-    """``count`` threads, whose connections to ``engine`` last. ``check`` is called before each transaction, which is a
-    single call to a thread: to change threads costs more than most statements do.
+    """``count`` threads, each with a lasting connection to ``engine``. ``check`` is called before each transaction.
 
-    An executor would do the same with three locks a call.
+    A transaction is a single call to a thread: switching threads costs more than most statements. An executor would
+    take three locks per call.
     """
 
     def __init__(self, engine: Engine, count: int, *, check: Callable[[], None]) -> None:
@@ -237,15 +237,15 @@ class ConnectedThreads:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._closed = False
-        self._here = threading.local()
+        self._local = threading.local()
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Call something in one of the threads."""
+        """Call ``call`` in one of the threads."""
         if self._closed:
             raise sqlite3.ProgrammingError("the database is closed")
         if not self._threads:
             self._threads = [
-                threading.Thread(target=self._work, name="sqlite", daemon=True) for _ in range(self._count)
+                threading.Thread(target=self._run_calls, name="sqlite", daemon=True) for _ in range(self._count)
             ]
             for thread in self._threads:
                 thread.start()
@@ -255,47 +255,47 @@ class ConnectedThreads:
         return await done
 
     def transact(self, work: Work[T]) -> T:
-        """The result of a transaction, in the thread that calls this."""
+        """Run ``work`` as a transaction, in the calling thread."""
         self._check()
-        connection: Connection | None = getattr(self._here, "connection", None)
+        connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._here.connection = self._engine.connect()
+            connection = self._local.connection = self._engine.connect()
         try:
             with connection.begin():
                 return work(connection)
         except (SQLAlchemyError, sqlite3.Error):
-            self._disconnect()  # nobody knows in which state it is
+            self._disconnect()  # its state is unknown
             raise
 
     async def aclose(self) -> None:
-        """Wait for what is being done, and close all connections."""
+        """Wait for calls in progress, and close all connections."""
         self._closed = True
         for _ in self._threads:
             self._calls.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join, _CLOSING)
 
-    def _work(self) -> None:
+    def _run_calls(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
                 outcome = _Outcome(call.call(*call.arguments))
-            except BaseException as error:  # whoever asked is told
+            except BaseException as error:  # delivered to the caller
                 outcome = _Outcome(None, error)
-            with suppress(RuntimeError):  # their loop has ended
-                call.loop.call_soon_threadsafe(outcome.tell, call.done)
+            with suppress(RuntimeError):  # the caller's loop has ended
+                call.loop.call_soon_threadsafe(outcome.deliver, call.done)
             del call, outcome
         self._disconnect()
 
     def _disconnect(self) -> None:
-        connection: Connection | None = getattr(self._here, "connection", None)
-        self._here.connection = None
+        connection: Connection | None = getattr(self._local, "connection", None)
+        self._local.connection = None
         if connection is not None:
             connection.close()
 
 
 class GroupWriter:
-    """Runs transactions one after another, and commits those that have come meanwhile together: however many there are,
-    they wait for the disk once. ``wait``: seconds until one that has not begun is given up.
+    """Runs transactions one after another, and commits those that wait together, so that all wait for the disk only
+    once. A transaction that has not begun within ``wait`` seconds raises TimeoutError.
     """
 
     def __init__(self, thread: ConnectedThreads, *, wait: float) -> None:
@@ -305,28 +305,28 @@ class GroupWriter:
         self._writing: asyncio.Task[None] | None = None
 
     async def write(self, work: Work[T]) -> T:
-        """The result of ``work``, when it is committed."""
+        """Return the result of ``work`` once it is committed."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting[done] = work
-        giving_up = loop.call_later(self._wait, self._give_up, done)
+        timer = loop.call_later(self._wait, self._give_up, done)
         if self._writing is None:
             self._writing = loop.create_task(self._write())
         try:
             return await done
         finally:
-            giving_up.cancel()
+            timer.cancel()
 
     async def _write(self) -> None:
         try:
             while self._waiting:
-                group = {done: self._waiting.pop(done) for done in list(self._waiting)[:TOGETHER]}
+                group = {done: self._waiting.pop(done) for done in list(self._waiting)[:GROUP_SIZE]}
                 try:
-                    outcomes = await self._thread.run(self._together, list(group.values()))
-                except Exception as error:  # they are told
+                    outcomes = await self._thread.run(self._run_group, list(group.values()))
+                except Exception as error:  # delivered to all callers
                     outcomes = [_Outcome(None, error)] * len(group)
                 for done, outcome in zip(group, outcomes, strict=True):
-                    outcome.tell(done)
+                    outcome.deliver(done)
         finally:
             self._writing = None
 
@@ -334,33 +334,33 @@ class GroupWriter:
         if self._waiting.pop(done, None) is not None:
             done.set_exception(TimeoutError())
 
-    def _together(self, group: Sequence[Work[Any]]) -> list[_Outcome]:
-        """What comes of these, in the thread. When the database fails on one, each is tried by itself."""
+    def _run_group(self, group: Sequence[Work[Any]]) -> list[_Outcome]:
+        """Run these in one transaction, in the thread. If the database fails on one, run each in its own."""
         begun = False
 
-        def one_after_another(connection: Connection) -> list[_Outcome]:
+        def run_all(connection: Connection) -> list[_Outcome]:
             nonlocal begun
             begun = True
             if len(group) == 1:
                 return [_Outcome(group[0](connection))]
-            return list(map(partial(_apart, connection), group))
+            return list(map(partial(_run_in_savepoint, connection), group))
 
         try:
-            return self._thread.transact(one_after_another)
-        except Exception as error:  # whoever asked is told
+            return self._thread.transact(run_all)
+        except Exception as error:  # delivered to the callers
             if begun and len(group) > 1:
-                return [outcome for work in group for outcome in self._together([work])]
+                return [outcome for work in group for outcome in self._run_group([work])]
             return [_Outcome(None, error)] * len(group)
 
 
-def _apart(connection: Connection, work: Work[Any]) -> _Outcome:
-    """What comes of one of several in a transaction, which is undone if it raises."""
+def _run_in_savepoint(connection: Connection, work: Work[Any]) -> _Outcome:
+    """Run one of several works in a transaction; only this one is undone if it raises."""
     connection.exec_driver_sql("SAVEPOINT apart")
     try:
         outcome = _Outcome(work(connection))
     except (SQLAlchemyError, sqlite3.Error):
-        raise  # it may have undone more than this one
-    except Exception as error:  # its caller is told
+        raise  # the database may have undone more than this one
+    except Exception as error:  # delivered to its caller
         connection.exec_driver_sql("ROLLBACK TO apart")
         outcome = _Outcome(None, error)
     connection.exec_driver_sql("RELEASE apart")

@@ -1,7 +1,7 @@
 """The tables, and the conversion of stored objects to rows and back.
 
-Texts are compared bytewise, so that both databases find and sort alike. Data without a fixed shape is stored as JSON
-text. ``migrations`` bring older databases to this state.
+Texts are compared bytewise, so that both databases search and sort alike. Data without a fixed shape is stored as JSON
+text. The ``migrations`` bring older databases to this state.
 """
 
 import json
@@ -57,7 +57,7 @@ class VectorType(sa.TypeDecorator[Sequence[float]]):
         return array("f", value)
 
 
-# Long texts come last: SQLite reads a row only as far as it has to. Sizes are read from their indexes.
+# Long texts come last: SQLite reads a row only as far as needed. Sizes are read from their indexes.
 
 agents = sa.Table(
     "agents",
@@ -138,7 +138,7 @@ items = sa.Table(
     *_columns(TEXT, "value"),
     _size(),
     *_columns(TEXT, "fields", nullable=True),
-    # ``space`` is that of its vectors, empty while they are due; ``stamp`` changes with every put
+    # ``space`` is that of the item's vectors, empty while they are due; ``stamp`` changes with every put
     *(sa.Column(name, TEXT, nullable=False, server_default=sa.text("''")) for name in ("space", "stamp")),
     sa.Index("items_by_size", "owner", "size"),
     sa.Index("items_by_space", "space", "updated"),
@@ -177,7 +177,7 @@ def size_of(row: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """What a table stores. ``columns`` makes a row without owner and size; ``thing`` reads the columns in ``shown``."""
+    """A table, and how objects become its rows (``columns``: without owner and size) and back (``thing``)."""
 
     table: sa.Table
     columns: Callable[[T], dict[str, Any]]
@@ -188,7 +188,7 @@ class Kind(Generic[T]):
         return self.table.c
 
     def row(self, owner: str, thing: T) -> dict[str, Any]:
-        """All columns. Raises ``ValueError`` if something cannot be stored."""
+        """The row with all columns. Raises ``ValueError`` if something cannot be stored."""
         row = self.columns(thing)
         row |= {"owner": owner, "size": size_of(row)}
         for column in self.table.primary_key:
@@ -198,12 +198,12 @@ class Kind(Generic[T]):
         return row
 
     async def build(self, owner: str, thing: T) -> dict[str, Any]:
-        """As ``row``, in the thread if large."""
+        """Like ``row``, in the worker thread if large."""
         large = is_large([getattr(thing, name) for name in _FIELDS[type(thing)]])
         return await in_thread(self.row, owner, thing) if large else self.row(owner, thing)
 
     async def read(self, rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
-        """What these rows say, read in the thread if large."""
+        """The objects from these rows, made in the worker thread if large."""
 
         def read() -> tuple[T, ...]:
             return tuple(map(self.thing, rows))

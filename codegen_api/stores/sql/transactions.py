@@ -1,5 +1,6 @@
-"""What is done to rows in a transaction, and the statements for it, built once: building one takes longer than running
-it. They have parameters in the place of values. Those that are called ``its_...`` say which row is meant.
+"""Steps of transactions, and their statements, which are built once: building one takes longer than running it.
+
+Statements have parameters for all values. Those named ``its_...`` select the row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,13 +30,13 @@ SITUATION = select(
     select(func.count()).select_from(TURNS.table).where(_theirs, queued).scalar_subquery().label("waiting"),
     _held.label("held"),
 )
-"""Of a conversation, all that decides whether another turn may be added."""
+"""Everything about a conversation that decides whether another turn may be added."""
 
 ACTIVE = select(*TURNS.shown).where(_theirs, active)
 """The active turn of a conversation."""
 
 UNFINISHED = select(*TURNS.shown).where(_theirs, or_(active, queued)).order_by(TURNS.c.number).limit(1)
-"""The first turn of a conversation that is active or waits."""
+"""The first active or queued turn of a conversation."""
 
 TOUCH = (
     update(CONVERSATIONS.table)
@@ -52,7 +53,7 @@ LOCK = (
 
 @cache
 def row_by(kind: Kind[Any], *names: str) -> Select[Any]:
-    """The row with these texts in the columns of these names."""
+    """Select the row by these columns, each a parameter of the same name."""
     return select(*kind.shown).where(*(kind.c[name] == bindparam(name) for name in names))
 
 
@@ -67,13 +68,13 @@ def _replacing(kind: Kind[Any]) -> Update:
 def replace_row(
     connection: Connection, kind: Kind[Any], then: Agent | Conversation | Turn, row: Mapping[str, Any]
 ) -> bool:
-    """Put ``row`` in the place of ``then``, if that is still there."""
+    """Replace ``then`` by ``row``, if it still has that revision."""
     its = {"its_owner": row["owner"], "its_id": then.id, "its_revision": then.revision}
     return connection.execute(_replacing(kind), {**row, **its}).rowcount == 1
 
 
 def require_room(connection: Connection, owner: str, bytes_each: int) -> None:
-    """Raise ``StoreFull`` if the owner exceeds their share, with what was just written."""
+    """Raise ``StoreFull`` if the owner, including what was just written, exceeds their share."""
     _require_room(int(connection.scalar(HELD, {"owner": owner}) or 0), bytes_each)
 
 
@@ -87,7 +88,7 @@ def _require_room(held: int, bytes_each: int) -> None:
 
 @cache
 def turns_of(conversation: bool, states: Sequence[TurnState] | None, newest_first: bool) -> Select[Any]:
-    """The turns of one ``conversation`` by number, or of all by creation: ``limit`` of them behind ``offset``."""
+    """The turns of one ``conversation`` by number, or of all by creation, with ``limit`` and ``offset``."""
     statement = select(*TURNS.shown).where(TURNS.c.owner == bindparam("owner"))
     order = [TURNS.c.number]
     if not conversation:
@@ -100,7 +101,7 @@ def turns_of(conversation: bool, states: Sequence[TurnState] | None, newest_firs
     return ordered.limit(bindparam("limit", type_=Integer)).offset(bindparam("offset", type_=Integer))
 
 
-def look(
+def load_talk(
     connection: Connection, key: Mapping[str, str], most: int
 ) -> tuple[Sequence[RowMapping], Sequence[RowMapping]]:
     """The row of a conversation, if it exists, and those of its turns, newest first."""
@@ -118,12 +119,11 @@ def put_conversation(
     then: Conversation | None,
     row: Mapping[str, Any] | None,
 ) -> None:
-    """Note in the conversation that there is another turn. With a ``row`` it is added, or put in the place of ``then``.
-    Concurrent turns wait here.
+    """Update the conversation of a new turn; with a ``row``, add it or replace ``then``. Concurrent turns wait here.
 
     Raises:
-        KeyError: it does not exist.
-        Overtaken: it does, or is not as it was ``then``.
+        KeyError: the conversation does not exist.
+        Overtaken: the one to add exists, or ``then`` has another revision by now.
     """
     if row is None:
         its = {"its_owner": turn["owner"], "its_id": turn["conversation"], "now": turn["updated"]}
@@ -139,30 +139,30 @@ def put_conversation(
 def add_turn(
     connection: Connection, insert: Insert, row: Mapping[str, Any], queued_at_most: int, bytes_each: int
 ) -> int:
-    """Add a turn by its row, but for its number, which is returned. Raises what ``Store.add_turn`` does."""
+    """Add a turn, and return the number assigned to it. Raises what ``Store.add_turn`` does."""
     theirs = {"owner": row["owner"], "conversation": row["conversation"]}
-    there = connection.execute(SITUATION, theirs).one()
+    situation = connection.execute(SITUATION, theirs).one()
     if row["state"] == TurnState.QUEUED:
-        if there.waiting >= queued_at_most:
+        if situation.waiting >= queued_at_most:
             raise Full
-    elif there.is_active or there.waiting:
-        for unfinished in connection.execute(UNFINISHED, theirs).mappings():  # none, if it has ended since we looked
+    elif situation.is_active or situation.waiting:
+        for unfinished in connection.execute(UNFINISHED, theirs).mappings():  # none, if it has just ended
             raise Busy(TURNS.thing(unfinished))
-    number = int(there.last) + 1
+    number = int(situation.last) + 1
     if not connection.execute(insert, {**row, "number": number}).rowcount:
         raise KeyError(row["id"])
-    _require_room(int(there.held) + row["size"], bytes_each)
+    _require_room(int(situation.held) + row["size"], bytes_each)
     return number
 
 
 def change_turn(connection: Connection, then: Turn, row: Mapping[str, Any]) -> bool:
-    """Put ``row`` in the place of ``then``, if that is still there. Raises what ``Store.change_turn`` does."""
+    """Replace ``then`` by ``row``, if it still has that revision. Raises what ``Store.change_turn`` does."""
     if TurnState(row["state"]).active and not then.state.active:
         theirs = {"owner": row["owner"], "conversation": then.conversation}
         connection.execute(LOCK, theirs)
         its = {"owner": row["owner"], "id": then.id}
-        there = connection.execute(row_by(TURNS, *its), its).one_or_none()
-        if there is not None and there.revision == then.revision:
+        stored = connection.execute(row_by(TURNS, *its), its).one_or_none()
+        if stored is not None and stored.revision == then.revision:
             for other in connection.execute(ACTIVE, theirs).mappings():
                 raise Busy(TURNS.thing(other))
     return replace_row(connection, TURNS, then, row)

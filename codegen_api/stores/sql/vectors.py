@@ -1,4 +1,4 @@
-"""Vectors of items: which are due, and which items are nearest to a vector."""
+"""Vectors of items: storing them, finding items that lack them, and the items nearest to a vector."""
 
 import asyncio
 import heapq
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Delete, Select, and_, delete, func, insert, o
 from codegen_api.errors import NotOffered
 from codegen_api.stores import MOST_COMPARED, Due, Near
 from codegen_api.stores.sql.database import Database
-from codegen_api.stores.sql.queries import cut, exactly, in_namespace
+from codegen_api.stores.sql.queries import exactly, in_namespace, limited
 from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, labels_of, vectors
 
 _BATCH = 250
@@ -26,17 +26,17 @@ _product: Callable[[Sequence[float], Sequence[float]], float] = getattr(
 """``math.sumprod`` is new in Python 3.12."""
 
 
-def forget(owner: str, path: str, key: str) -> Delete:
-    """Delete the vectors of an item."""
+def delete_of(owner: str, path: str, key: str) -> Delete:
+    """The statement that deletes the vectors of an item."""
     return delete(vectors).where(exactly(vectors, owner=owner, namespace=path, key=key))
 
 
 def due(connection: Connection, space: str, limit: int) -> list[Due]:
-    # two ranges of an index; "is not" would not use it
+    # two ranges of the index, which "!=" would not use
     others = or_(ITEMS.c.space < space, ITEMS.c.space > space)
     columns = [ITEMS.c.owner, ITEMS.c.stamp, *ITEMS.shown]
     statement = select(*columns).where(others).order_by(ITEMS.c.space, ITEMS.c.updated)
-    rows = connection.execute(cut(statement, limit, 0)).mappings()
+    rows = connection.execute(limited(statement, limit, 0)).mappings()
     return [Due(row["owner"], ITEMS.thing(row), row["stamp"]) for row in rows]
 
 
@@ -44,11 +44,11 @@ def keep(connection: Connection, due: Due, space: str, made: Sequence[Sequence[f
     owner, item, row = due.owner, due.item, ITEMS.row(due.owner, due.item)
     its = exactly(ITEMS, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
     size = row["size"] + sum(VECTOR_BYTES + 4 * len(vector) for vector in made)
-    # the previous version puts items without a new stamp
-    there = and_(its, ITEMS.c.updated == item.updated)
-    if not connection.execute(update(ITEMS.table).where(there).values(space=space, size=size)).rowcount:
+    # the previous version of the gateway puts items without a new stamp
+    unchanged = and_(its, ITEMS.c.updated == item.updated)
+    if not connection.execute(update(ITEMS.table).where(unchanged).values(space=space, size=size)).rowcount:
         return False
-    connection.execute(forget(owner, row["namespace"], item.key))
+    connection.execute(delete_of(owner, row["namespace"], item.key))
     name = {"owner": owner, "namespace": row["namespace"], "key": item.key, "space": space, "made_of": item.updated}
     if made:
         rows = [{**name, "number": number, "vector": list(vector)} for number, vector in enumerate(made)]
@@ -68,11 +68,11 @@ async def nearest(
     if score is not None:
         best, name = func.max(score).label("best"), [vectors.c.namespace, vectors.c.key]
         statement = select(*name, best).select_from(theirs).where(wanted).group_by(*name).order_by(best.desc(), *name)
-        rows = await database.read(lambda connection: connection.execute(cut(statement, limit, 0)).all())
+        rows = await database.read(lambda connection: connection.execute(limited(statement, limit, 0)).all())
         return [Near(labels_of(path), key, each) for path, key, each in rows]
     count = select(func.count()).select_from(theirs).where(wanted)
-    many = await database.read(lambda connection: connection.scalar(count))
-    if (many or 0) > MOST_COMPARED:
+    total = await database.read(lambda connection: connection.scalar(count))
+    if (total or 0) > MOST_COMPARED:
         raise NotOffered(f"No more than {MOST_COMPARED} vectors are compared: name a longer prefix.")
     place = tuple_(vectors.c.namespace, vectors.c.key, vectors.c.number)
     columns = [vectors.c.namespace, vectors.c.key, vectors.c.number, vectors.c.vector]
@@ -81,11 +81,11 @@ async def nearest(
     after: tuple[Any, ...] | None = None
     while True:
         stretch = ordered if after is None else ordered.where(place > after)
-        some = await database.read(partial(_rows, stretch))
-        await asyncio.to_thread(_compare, [(path, key, each) for path, key, _, each in some], vector, scores)
-        if len(some) < _BATCH:
+        rows = await database.read(partial(_rows, stretch))
+        await asyncio.to_thread(_compare, [(path, key, each) for path, key, _, each in rows], vector, scores)
+        if len(rows) < _BATCH:
             break
-        after = tuple(some[-1][:3])
+        after = tuple(rows[-1][:3])
     ranked = heapq.nsmallest(limit, scores.items(), key=lambda each: (-each[1], each[0]))
     return [Near(labels_of(path), key, each) for (path, key), each in ranked]
 
