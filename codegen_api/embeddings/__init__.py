@@ -24,15 +24,15 @@ class NoVectors(Exception):
 
 
 class Embedder(Protocol):
-    """A model somewhere, called ``model``."""
+    """An embeddings model, whose name is ``model``."""
 
     model: str
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """A vector of length 1 for each text, all with the same number of dimensions.
+        """Return a vector of length 1 for each text, all with the same number of dimensions.
 
         Raises:
-            NoVectors: there are none now, or none for these texts.
+            NoVectors: the model is not available, or does not accept these texts.
         """
 
     async def aclose(self) -> None: ...
@@ -42,7 +42,7 @@ def normalized(numbers: Sequence[float]) -> Vector:
     """The vector scaled to length 1.
 
     Raises:
-        ValueError: it has no direction.
+        ValueError: the vector has no direction, or too many dimensions.
     """
     length = math.hypot(*numbers)
     if not 0 < length < math.inf or len(numbers) > MAX_DIMENSIONS:

@@ -1,6 +1,6 @@
 """Embeddings from an OpenAI-compatible endpoint: ``POST .../embeddings`` with ``model`` and ``input``.
 
-Spoken by most model servers: vLLM, Ollama, LiteLLM, text-embeddings-inference, llama.cpp.
+Most model servers have it: vLLM, Ollama, LiteLLM, text-embeddings-inference, llama.cpp.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ AT_A_TIME = 64
 """Texts per request. Some endpoints accept no more."""
 
 REFUSED = (400, 413, 422)
-"""Statuses for texts that are too long or contain nothing for the model."""
+"""Statuses for texts that are too long, or that the model cannot embed."""
 
 
 class OpenAIEmbedder:
@@ -66,8 +66,8 @@ class OpenAIEmbedder:
 
 
 def _retry_after(answer: HostAnswer) -> float | None:
-    said = answer.retry_after or ""
-    return float(said) if said.isascii() and said.isdigit() else None
+    seconds = answer.retry_after or ""
+    return float(seconds) if seconds.isascii() and seconds.isdigit() else None
 
 
 def _vectors(answer: Json, count: int) -> list[Vector]:
