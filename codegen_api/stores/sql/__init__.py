@@ -160,9 +160,8 @@ class SqlStore:
             # skips conversations that are just getting a turn; SQLite has none, as writers exclude each other
             found_idle = connection.execute(batch).all()
             for owner, id_ in found_idle:
-                connection.execute(
-                    sa.delete(CONVERSATIONS.table).where(queries.exactly(CONVERSATIONS, owner=owner, id=id_))
-                )
+                its = queries.exactly(CONVERSATIONS, owner=owner, id=id_)
+                connection.execute(sa.delete(CONVERSATIONS.table).where(its))
             return len(found_idle)
 
         return await self._write(remove)
@@ -196,14 +195,14 @@ class SqlStore:
         offset: int = 0,
         newest_first: bool = True,
     ) -> Sequence[Turn]:
-        asked = {"owner": owner} if conversation is None else {"owner": owner, "conversation": conversation}
-        if not storable(asked):
+        filters = {"owner": owner} if conversation is None else {"owner": owner, "conversation": conversation}
+        if not storable(filters):
             return ()
         statement = transactions.turns_of(
             conversation is not None, None if states is None else tuple(states), newest_first
         )
         return await self._list(
-            TURNS, statement, {**asked, "limit": queries.bounded(limit), "offset": queries.bounded(offset)}
+            TURNS, statement, {**filters, "limit": queries.bounded(limit), "offset": queries.bounded(offset)}
         )
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
@@ -215,7 +214,7 @@ class SqlStore:
 
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
         rows = await self._rows(queries.first_queued(after, limit))
-        return tuple((row["owner"], TURNS.thing(row)) for row in rows)
+        return tuple((row["owner"], TURNS.from_row(row)) for row in rows)
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _revised(then, replace(now, conversation=then.conversation, number=then.number))

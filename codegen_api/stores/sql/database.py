@@ -60,8 +60,8 @@ def faults(driver: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     except _FAULTS + driver as error:
         first = _first(error)
         # the system's messages quote nothing but a path or address
-        said = [first.strerror, first.filename] if isinstance(first, OSError) else []
-        reason = " ".join(["the database cannot be used:", kind_of(error), *(str(each) for each in said if each)])
+        details = [first.strerror, first.filename] if isinstance(first, OSError) else []
+        reason = " ".join(["the database cannot be used:", kind_of(error), *(str(each) for each in details if each)])
         warn_once_a_minute("%s", reason)
         raise StoreUnavailable(reason=reason) from error
 

@@ -19,30 +19,30 @@ _BYTES = 10  # with a million million facts, the probability of any collision is
 
 def facts_of(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> str:
     """All facts of a row in one text. ``objects`` are named after their columns."""
-    return "".join(_all_facts(tags, objects, all_of_them=True))
+    return "".join(_all_facts(tags, objects, with_objects=True))
 
 
 def wanted(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> list[str]:
     """The facts that a row must all have in order to match."""
-    return _all_facts(tags, {name: value for name, value in objects.items() if value}, all_of_them=False)
+    return _all_facts(tags, {name: value for name, value in objects.items() if value}, with_objects=False)
 
 
-def _all_facts(tags: Iterable[str], objects: Mapping[str, Mapping[str, Json]], *, all_of_them: bool) -> list[str]:
-    said = {_fact(_digest(b"tag"), tag) for tag in tags}
+def _all_facts(tags: Iterable[str], objects: Mapping[str, Mapping[str, Json]], *, with_objects: bool) -> list[str]:
+    facts = {_fact(_digest(b"tag"), tag) for tag in tags}
     for name, value in objects.items():
-        said.update(_facts(_digest(name.encode()), value, all_of_them=all_of_them))
-    return sorted(said)
+        facts.update(_facts(_digest(name.encode()), value, with_objects=with_objects))
+    return sorted(facts)
 
 
-def _facts(path: bytes, value: Json, *, all_of_them: bool) -> Iterator[str]:
+def _facts(path: bytes, value: Json, *, with_objects: bool) -> Iterator[str]:
     """Yield the facts of ``value`` at ``path``. That it is an object follows from its content, unless it is empty."""
     if not isinstance(value, Mapping):
         yield _fact(path, value)
         return
-    if all_of_them or not value:
+    if with_objects or not value:
         yield "." + _digest(path, b"an object").hex()
     for key, part in value.items():
-        yield from _facts(_digest(path, _bytes(key)), part, all_of_them=all_of_them)
+        yield from _facts(_digest(path, _bytes(key)), part, with_objects=with_objects)
 
 
 def _fact(path: bytes, value: Json) -> str:

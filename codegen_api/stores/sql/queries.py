@@ -39,9 +39,9 @@ def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> I
 
 def count_by_agent(database: Database, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Select[Any]:
     """The number of an owner's conversations with each of these agents that has any."""
-    its = CONVERSATIONS.c.agent
-    wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, its, agents)]
-    return select(its, func.count().label("conversations")).where(*wanted).group_by(its).order_by(its)
+    agent = CONVERSATIONS.c.agent
+    wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, agent, agents)]
+    return select(agent, func.count().label("conversations")).where(*wanted).group_by(agent).order_by(agent)
 
 
 def first_and_last(database: Database, owner: str, conversations: Sequence[str]) -> Select[Any]:
@@ -104,11 +104,11 @@ def find_page(
     return total or 0, rows
 
 
-def exactly(its: Kind[Any] | Table, **texts: str) -> ColumnElement[bool]:
+def exactly(source: Kind[Any] | Table, **texts: str) -> ColumnElement[bool]:
     """Whether columns equal these texts. A constant false if a text cannot be stored."""
     if not storable(texts):
         return false()
-    return and_(*(its.c[name] == text for name, text in texts.items()))
+    return and_(*(source.c[name] == text for name, text in texts.items()))
 
 
 def among(database: Database, column: ColumnElement[str], texts: Sequence[str]) -> ColumnElement[bool]:

@@ -126,9 +126,9 @@ queued = turns.c.state == sa.literal_column(f"'{TurnState.QUEUED}'")
 # Withdrawn turns do not count as the latest of a conversation.
 withdrawn = turns.c.state == sa.literal_column(f"'{TurnState.WITHDRAWN}'")
 
-_its = (turns.c.owner, turns.c.conversation)
-sa.Index("one_active_turn", *_its, unique=True, sqlite_where=active, postgresql_where=active)
-sa.Index("turns_that_wait", *_its, turns.c.number, sqlite_where=queued, postgresql_where=queued)
+_conversation = (turns.c.owner, turns.c.conversation)
+sa.Index("one_active_turn", *_conversation, unique=True, sqlite_where=active, postgresql_where=active)
+sa.Index("turns_that_wait", *_conversation, turns.c.number, sqlite_where=queued, postgresql_where=queued)
 
 items = sa.Table(
     "items",
@@ -160,7 +160,6 @@ vectors = sa.Table(
     ),
 )
 
-
 ROW_BYTES = 500
 """Bytes charged for a row besides its texts: the database's own overhead."""
 
@@ -177,11 +176,11 @@ def size_of(row: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """A table, and how objects become its rows (``columns``: without owner and size) and back (``thing``)."""
+    """A table, and how objects become its rows (``to_columns``: without owner and size) and back."""
 
     table: sa.Table
-    columns: Callable[[T], dict[str, Any]]
-    thing: Callable[[Mapping[Any, Any]], T]
+    to_columns: Callable[[T], dict[str, Any]]
+    from_row: Callable[[Mapping[Any, Any]], T]
 
     @property
     def c(self) -> ReadOnlyColumnCollection[str, sa.Column[Any]]:
@@ -189,7 +188,7 @@ class Kind(Generic[T]):
 
     def row(self, owner: str, thing: T) -> dict[str, Any]:
         """The row with all columns. Raises ``ValueError`` if something cannot be stored."""
-        row = self.columns(thing)
+        row = self.to_columns(thing)
         row |= {"owner": owner, "size": size_of(row)}
         for column in self.table.primary_key:
             longest = LONGEST * 2 if column.name == "namespace" else LONGEST
@@ -206,7 +205,7 @@ class Kind(Generic[T]):
         """The objects from these rows, made in the worker thread if large."""
 
         def read() -> tuple[T, ...]:
-            return tuple(map(self.thing, rows))
+            return tuple(map(self.from_row, rows))
 
         return await in_thread(read) if is_large(rows) else read()
 

@@ -108,8 +108,8 @@ def load_talk(
     found = connection.execute(row_by(CONVERSATIONS, *key), key).mappings().all()
     if not found:
         return (), ()
-    asked = {"owner": key["owner"], "conversation": key["id"], "limit": most, "offset": 0}
-    return found, connection.execute(turns_of(True, None, True), asked).mappings().all()
+    parameters = {"owner": key["owner"], "conversation": key["id"], "limit": most, "offset": 0}
+    return found, connection.execute(turns_of(True, None, True), parameters).mappings().all()
 
 
 def put_conversation(
@@ -147,7 +147,7 @@ def add_turn(
             raise Full
     elif situation.is_active or situation.waiting:
         for unfinished in connection.execute(UNFINISHED, theirs).mappings():  # none, if it has just ended
-            raise Busy(TURNS.thing(unfinished))
+            raise Busy(TURNS.from_row(unfinished))
     number = int(situation.last) + 1
     if not connection.execute(insert, {**row, "number": number}).rowcount:
         raise KeyError(row["id"])
@@ -164,5 +164,5 @@ def change_turn(connection: Connection, then: Turn, row: Mapping[str, Any]) -> b
         stored = connection.execute(row_by(TURNS, *its), its).one_or_none()
         if stored is not None and stored.revision == then.revision:
             for other in connection.execute(ACTIVE, theirs).mappings():
-                raise Busy(TURNS.thing(other))
+                raise Busy(TURNS.from_row(other))
     return replace_row(connection, TURNS, then, row)

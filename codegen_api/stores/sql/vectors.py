@@ -19,7 +19,6 @@ from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, labels_of, vector
 _BATCH = 250
 """Vectors read and compared before other tasks get a turn."""
 
-
 _product: Callable[[Sequence[float], Sequence[float]], float] = getattr(
     math, "sumprod", lambda one, other: sum(map(mul, one, other))
 )
@@ -37,7 +36,7 @@ def due(connection: Connection, space: str, limit: int) -> list[Due]:
     columns = [ITEMS.c.owner, ITEMS.c.stamp, *ITEMS.shown]
     statement = select(*columns).where(others).order_by(ITEMS.c.space, ITEMS.c.updated)
     rows = connection.execute(limited(statement, limit, 0)).mappings()
-    return [Due(row["owner"], ITEMS.thing(row), row["stamp"]) for row in rows]
+    return [Due(row["owner"], ITEMS.from_row(row), row["stamp"]) for row in rows]
 
 
 def keep(connection: Connection, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
@@ -80,8 +79,8 @@ async def nearest(
     scores: dict[tuple[str, str], float] = {}
     after: tuple[Any, ...] | None = None
     while True:
-        stretch = ordered if after is None else ordered.where(place > after)
-        rows = await database.read(partial(_rows, stretch))
+        page = ordered if after is None else ordered.where(place > after)
+        rows = await database.read(partial(_rows, page))
         await asyncio.to_thread(_compare, [(path, key, each) for path, key, _, each in rows], vector, scores)
         if len(rows) < _BATCH:
             break
