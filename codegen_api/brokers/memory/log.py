@@ -114,9 +114,9 @@ class Log:
             if before is not None:
                 self._amend(position, before.digest)
         if self.revision != revision:
-            self._drop_batches(behind=0)
+            self._drop_batches(reaching=0)
         elif self.tail != tail:
-            self._drop_batches(behind=tail)
+            self._drop_batches(reaching=tail)
         self._longest = max(self._longest, self.tail)
         self._forget_old()
 
@@ -142,12 +142,12 @@ class Log:
         """Set the description of the run."""
         self._charge(_size(changed) - _size(self.changed))
         self.changed = changed
-        self._drop_batches(behind=self.tail)
+        self._drop_batches(reaching=self.tail)
 
     def close(self) -> None:
         """Show nothing until the log is opened again, and keep only copies."""
         self.opened = False
-        self._drop_batches(behind=0)
+        self._drop_batches(reaching=0)
         for page in list(self._pages.values()):
             self.trim(page, page.size)
 
@@ -266,7 +266,7 @@ class Log:
         """Build a batch: first amendments, then new entries, until it is full or a page is not held."""
         events: list[Appended | Amended] = []
         positions: list[Position] = []
-        room, cursor, told = BATCH_BYTES, after, 0
+        room, cursor, amended = BATCH_BYTES, after, 0
         trail = Trail(Position(after), self.missed(after, self.revision), unseen=(seen for _, seen in pending))
         for position in chain((seen.cursor for _, seen in pending), range(after + 1, self.tail + 1)):
             entry = self.entry(position, spare)
@@ -275,8 +275,8 @@ class Log:
             if entry is None or (events and room < entry.size):
                 changed = None  # it comes after all entries
                 break
-            if told < len(pending):
-                told += 1
+            if amended < len(pending):
+                amended += 1
                 events.append(Amended(position, entry))
                 positions.append(trail.amended(position, entry))
             else:
@@ -286,7 +286,7 @@ class Log:
             room -= entry.size
         if not events and changed is None:
             return None
-        revision = self.revision if told == len(pending) else pending[told - 1][0]
+        revision = self.revision if amended == len(pending) else pending[amended - 1][0]
         return Batch(tuple(events), changed, cursor, revision, tuple(positions))
 
     def _held(self, position: Cursor) -> LogEntry | None:
@@ -305,12 +305,12 @@ class Log:
         newer = takewhile(lambda amendment: amendment[0] > revision, reversed(self._amended.values()))
         return [*newer][::-1]
 
-    def _drop_batches(self, *, behind: Cursor) -> None:
+    def _drop_batches(self, *, reaching: Cursor) -> None:
         """Drop the batches that reach this position: they are outdated."""
         for key, batch in list(self._batches.items()):
-            if batch.cursor >= behind:
+            if batch.cursor >= reaching:
                 del self._batches[key]
-        self._keep({batch: size for batch, size in self._kept.items() if batch.cursor < behind})
+        self._keep({batch: size for batch, size in self._kept.items() if batch.cursor < reaching})
 
     def _keep(self, batches: dict[Batch, int]) -> None:
         self._charge(sum(batches.values()) - sum(self._kept.values()))

@@ -35,8 +35,8 @@ def encode_changed(changed: Changed, at: float) -> bytes:
 def decode_item(text: bytes, ref: RunRef) -> StreamItem:
     """Parse an item. A description's ``seen`` is still by Redis's clock."""
     head, _, rest = text.partition(b"\n")
-    said: Any = from_json(head)
-    match said:
+    parts: Any = from_json(head)
+    match parts:
         case ["e", position, at, *fields]:
             return StreamItem(at, position, LogEntry(rest, *fields), None)
         case ["o", after, at]:
@@ -64,8 +64,8 @@ def encode_look(look: Looked, offset: float) -> bytes:
 
 
 def decode_look(text: bytes, ref: RunRef, offset: float) -> Looked:
-    said: Any = from_json(text)
-    at, born, caught_up, revision, run, described, refreshed, trouble, given = said
+    values: Any = from_json(text)
+    at, born, caught_up, revision, run, described, refreshed, trouble, given = values
     return Looked(
         at=-math.inf if at is None else at - offset,
         born=born - offset,
@@ -86,8 +86,8 @@ def encode_run(run: Run | None) -> Json:
     return [run.status.value, run.raw_status, dict(run.fields), run.marks and dict(run.marks), reason, run.final]
 
 
-def decode_run(said: Any, ref: RunRef) -> Run:
-    status, raw_status, fields, marks, reason, final = said
+def decode_run(values: Any, ref: RunRef) -> Run:
+    status, raw_status, fields, marks, reason, final = values
     return Run(ref, RunStatus(status), raw_status, fields, marks, None if reason is None else WaitReason(reason), final)
 
 

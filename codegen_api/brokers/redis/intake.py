@@ -83,7 +83,6 @@ class Intake:
         return continues
 
     async def apply(self, items: Sequence[tuple[StreamId, bytes]]) -> None:
-        """Take in these items of the stream."""
         pending: list[LogEntry] = []
         after = 0
         for id_, text in items:

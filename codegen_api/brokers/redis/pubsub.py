@@ -26,9 +26,8 @@ LONGEST_PAUSE = 5.0
 class PubSub:
     """Subscriptions to channels, renewed whenever Redis is back.
 
-    ``on_message`` is awaited with the channel and each message. ``on_subscribed`` is called with a channel whenever a
-    subscription begins, also after a reconnect: messages from before may have been missed. ``on_disconnected`` is
-    called when no more messages come.
+    ``on_message`` is awaited with the channel and each message. ``on_subscribed`` is called when a subscription begins,
+    also after a reconnect: earlier messages may have been missed. ``on_disconnected``: no more messages come.
     """
 
     def __init__(

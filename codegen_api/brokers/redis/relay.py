@@ -123,7 +123,7 @@ class Relay(Intake, Lead):
         if self._mode is _Mode.ALONE:
             self._give_up()
         elif self._mode is _Mode.WAITING and self.following:
-            self._catch_up()
+            self._spawn(self._catch_up())
 
     def _give_up(self) -> None:
         self._mode = _Mode.WAITING
@@ -273,7 +273,7 @@ class Relay(Intake, Lead):
             elif same and kind != b"looked" and last <= self.last:
                 pass  # taken in already
             elif not same or before != self.last or kind == b"more":
-                self._catch_up()
+                self._spawn(self._catch_up())
             elif kind == b"items":
                 await self.apply(parse_items(body))
                 now = self._link.redis_time(asyncio.get_running_loop().time())
@@ -286,12 +286,9 @@ class Relay(Intake, Lead):
         message = to_json([self._token, self._link.redis_time(wanted.since), wanted.refreshed, wanted.given])
         await self._link.run_script(PUBLISH, [self.keys.lease], [self.keys.news, b"wanted\n" + message])
 
-    def _catch_up(self) -> None:
-        async def catching_up() -> None:
-            with suppress(RedisAway):
-                await self._sync(contend=False)
-
-        self._spawn(catching_up())
+    async def _catch_up(self) -> None:
+        with suppress(RedisAway):
+            await self._sync(contend=False)
 
     async def _sync(self, *, contend: bool) -> float | None:
         """Take in the whole stream and, with ``contend``, try to lead: None on success, else seconds to wait."""
