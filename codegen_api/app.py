@@ -172,7 +172,7 @@ def create_app(
     dialects = build_parts.dialects(settings)
     build_auth.require(settings)
     upstream = upstream or build_parts.upstream(settings)
-    if workers.logs_for_all(settings.workers):
+    if workers.logs_startup(settings.workers):
         _log_configuration(settings, worker_count, upstream)
     shared = workers.share(worker_count) if settings.metrics else None
     metrics = build_parts.metrics() if settings.metrics else None
@@ -248,7 +248,7 @@ def _log_configuration(settings: Settings, worker_count: int, upstream: Upstream
             logger.info("requests to the %s go through the proxy %s", target, proxy)
     for warning in suspicious_variables(settings.upstream):
         logger.warning("%s", warning)
-    if build_parts.lets_anybody_in(settings):
+    if build_parts.allows_anonymous(settings):
         logger.warning(
             "requests without credentials are accepted: anybody who can reach this address can use the demo token",
             extra={"announced": settings.sandbox},

@@ -17,7 +17,7 @@ from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.console import Discover, SignIn
-from codegen_api.environment import PREFIX, SettingsError, about, read_text
+from codegen_api.environment import PREFIX, SettingsError, errors_about, read_text
 from codegen_api.errors import UpstreamError
 from codegen_api.gateway import Gateway
 from codegen_api.identity import SCOPES, Credential
@@ -40,9 +40,10 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 
 def require(settings: Settings) -> None:
-    """
+    """Check that the settings which ``auth`` needs are set.
+
     Raises:
-        SettingsError: one line for each setting that is missing for what ``auth`` names.
+        SettingsError: with one line for each missing setting.
     """
     missing = [f"{PREFIX}{name}: {why}" for name, why in _missing(settings)]
     if missing:
@@ -50,27 +51,27 @@ def require(settings: Settings) -> None:
 
 
 def warnings_for(settings: Settings) -> Iterator[str]:
-    """Warnings about settings that are valid and probably a mistake."""
-    asked = (settings.jwt_jwks_url or settings.jwt_issuer or "") if settings.jwt_key is None else ""
-    if "jwt" in settings.auth and asked.lower().startswith("http://") and not is_loopback(httpx.URL(asked).host):
-        yield "the issuer's keys are asked for over http://: whoever is on the way there can sign for anybody"
+    """Warnings about settings that are valid, but probably a mistake."""
+    url = (settings.jwt_jwks_url or settings.jwt_issuer or "") if settings.jwt_key is None else ""
+    if "jwt" in settings.auth and url.lower().startswith("http://") and not is_loopback(httpx.URL(url).host):
+        yield "the issuer's keys are fetched over http://: anybody on the network path can forge tokens"
 
 
 def ownership(settings: Settings, upstream: Upstream) -> Ownership:
-    """The ownership rules; with keys only where callers share a token, so the host cannot tell whose a run is.
+    """The ownership rules. They have keys only if callers share a token: then the host cannot tell whose a run is.
 
     Raises:
-        SettingsError: there they must be kept with the runs, and this host cannot.
+        SettingsError: callers share a token, and this host cannot keep a run's owner with the run.
     """
     shared = SHARED.keys() & set(settings.auth)
     if shared and not upstream.keeps_marks:
-        raise SettingsError(f"{PREFIX}AUTH: {upstream.name} cannot keep whose a run is, so only `token` is possible")
+        raise SettingsError(f"{PREFIX}AUTH: {upstream.name} cannot store the owner of a run, only `token` is possible")
     return Ownership(settings.secret_keys if shared else ())
 
 
 def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float, observer: Observer) -> Callers:
-    """Build the authorities that ``auth`` names. Cleanup is pushed onto ``closing``. ``limit`` is requests to the host
-    per minute.
+    """Build the authorities that ``auth`` names. Cleanup is pushed onto ``closing``. ``limit`` is how many requests per
+    minute the host allows.
 
     Raises:
         SettingsError: a setting for one of them cannot be used.
@@ -96,33 +97,33 @@ def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit
 
 
 def digest_key(settings: Settings) -> bytes:
-    """The key for digests of credentials. Instances with a Redis need the same, because these are names there."""
+    """The key for digests of credentials. Instances need the same one, as digests are part of names in Redis."""
     if settings.redis_url is None:
         return secrets.token_bytes(32)
-    return hmac.digest(settings.secret_keys[0].encode(), DIGESTS, "sha256")  # `require` has seen to it
+    return hmac.digest(settings.secret_keys[0].encode(), DIGESTS, "sha256")  # `require` has checked that there is one
 
 
 def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Pairs of a missing setting and what it is needed for."""
+    """Pairs of a missing setting and the reason why it is needed."""
     shared = " and ".join(words for mode, words in SHARED.items() if mode in settings.auth)
     needed = f"it is needed for {shared}"
     if shared and settings.api_token is None:
-        yield "API_TOKEN", f"{needed}; it is what the host is shown for them"
+        yield "API_TOKEN", f"{needed}; the gateway calls the host with it on their behalf"
     if shared and settings.secret_key is None:
-        yield "SECRET_KEY", f"{needed}; what marks a run as its owner's must outlive this process"
+        yield "SECRET_KEY", f"{needed}; it signs the owners of runs, and they must outlive this process"
     elif settings.redis_url is not None and settings.secret_key is None:
         yield "SECRET_KEY", f"it is needed with {PREFIX}REDIS_URL, the same for all instances; names in Redis need it"
-    asks = settings.jwt_issuer is None or settings.jwt_issuer.lower().startswith(("http://", "https://"))
+    can_discover = settings.jwt_issuer is None or settings.jwt_issuer.lower().startswith(("http://", "https://"))
     if "jwt" in settings.auth:
         if settings.jwt_issuer is None:
-            yield "JWT_ISSUER", f"{needed}; a JWT is good from one issuer only"
+            yield "JWT_ISSUER", f"{needed}; only JWTs from one issuer are accepted"
         if settings.jwt_audience is None:
-            yield "JWT_AUDIENCE", f"{needed}; a JWT that is meant for somebody else must not be good here"
+            yield "JWT_AUDIENCE", f"{needed}; a JWT that is meant for another service must not be accepted"
         if settings.jwt_jwks_url is not None and settings.jwt_key is not None:
             yield "JWT_JWKS_URL", f"and {PREFIX}JWT_KEY: only one of them can be set"
-        if settings.jwt_jwks_url is None and settings.jwt_key is None and not asks:
-            yield "JWT_JWKS_URL", f"or {PREFIX}JWT_KEY is needed, as the issuer is no URL where its keys could be found"
-    if settings.console_client_id is not None and ("jwt" not in settings.auth or not asks):
+        if settings.jwt_jwks_url is None and settings.jwt_key is None and not can_discover:
+            yield "JWT_JWKS_URL", f"or {PREFIX}JWT_KEY is needed, as the issuer is not a URL that leads to its keys"
+    if settings.console_client_id is not None and ("jwt" not in settings.auth or not can_discover):
         yield "CONSOLE_CLIENT_ID", "it needs `jwt` in CODEGEN_AUTH, and an issuer whose URL says where to sign in"
     if "key" in settings.auth and (settings.api_keys is None) == (settings.api_keys_file is None):
         one = f"set it or {PREFIX}API_KEYS_FILE, and not both, for callers with a key"
@@ -130,15 +131,15 @@ def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -> Jwts:
-    # imported on demand: signatures bring much
+    # imported on demand: signatures need large libraries
     from codegen_api.auth.issuer_keys import FixedKey, KeySet  # noqa: PLC0415
 
     keys: KeySet | FixedKey
     if settings.jwt_key is not None:
-        with about("JWT_KEY"):
+        with errors_about("JWT_KEY"):
             keys = FixedKey(settings.jwt_key.get_secret_value(), settings.jwt_algorithms)
     else:
-        with about("JWT_ALGORITHMS"):
+        with errors_about("JWT_ALGORITHMS"):
             keys = KeySet(_key_set_fetcher(settings, closing), settings.jwt_algorithms)
         closing.push_async_callback(keys.aclose)
     return Jwts(
@@ -157,7 +158,7 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
 
 
 def _parse_scope_map(text: str) -> Mapping[str, frozenset[str]]:
-    """Parse ``theirs=ours ours; theirs=ours``. A foreign name may contain anything but a semicolon."""
+    """Parse ``theirs=ours ours; theirs=ours``. The issuer's names may contain anything but a semicolon."""
     found: dict[str, frozenset[str]] = {}
     for entry in filter(None, map(str.strip, re.split(r"[\n;]", text))):
         theirs, _, ours = (part.strip() for part in entry.rpartition("="))
@@ -191,7 +192,7 @@ def _key_set_fetcher(settings: Settings, closing: AsyncExitStack) -> Callable[[]
 
 
 def console_sign_in(settings: Settings) -> Discover | None:
-    """A function that finds out where users of the console sign in; None if they do not sign in with the issuer."""
+    """A function that discovers where users of the console sign in; None if they do not sign in with the issuer."""
     client_id, issuer = settings.console_client_id, settings.jwt_issuer or ""
     if client_id is None:
         return None
@@ -218,7 +219,7 @@ def _discovered_url(issuer: str, document: Json, name: str) -> str:
     """
     fields = document if isinstance(document, Mapping) else {}
     if fields.get("issuer") != issuer:
-        raise ValueError(f"{DISCOVERY} is of issuer={quoted(fields.get('issuer'))}, and not of {quoted(issuer)}")
+        raise ValueError(f"{DISCOVERY} says issuer={quoted(fields.get('issuer'))}, and not {quoted(issuer)}")
     url = fields.get(name)
     safe = "https://" if issuer.lower().startswith("https://") else ("http://", "https://")
     if not isinstance(url, str) or not url.lower().startswith(safe):
@@ -259,16 +260,16 @@ def _client_for(settings: Settings, url: httpx.URL) -> Outbound:
     )
 
 
-# -- keys of our own --------------------------------------------------------------------------------------------------
+# -- the gateway's own keys -------------------------------------------------------------------------------------------
 
 
 def _keys(settings: Settings, credential: Credential) -> Keys:
     path, text = settings.api_keys_file, settings.api_keys
     if path is None:
-        assert text is not None  # noqa: S101 - `require` has seen to it
-        with about("API_KEYS"):
+        assert text is not None  # noqa: S101 - `require` has checked it
+        with errors_about("API_KEYS"):
             return Keys(text.get_secret_value, credential=credential)
-    with about("API_KEYS_FILE"):
+    with errors_about("API_KEYS_FILE"):
         try:
             return Keys(partial(read_text, path), credential=credential)
         except (OSError, UnicodeDecodeError):

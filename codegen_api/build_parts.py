@@ -23,7 +23,7 @@ from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import Dialect
 from codegen_api.draining import Drain
 from codegen_api.embeddings import Embedder
-from codegen_api.environment import PREFIX, SettingsError, about, adapter_options, option_prefix
+from codegen_api.environment import PREFIX, SettingsError, adapter_options, errors_about, option_prefix
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
@@ -69,38 +69,37 @@ LOCAL_READ_INTERVAL = 0.25
 """Seconds between two reads of the log of an active run, at a host without a limit."""
 
 
-# -- what is loaded by its name ---------------------------------------------------------------------------------------
+# -- dialects and upstreams, loaded by name ---------------------------------------------------------------------------
 
 
-def _load(setting: str, name: str, ours: Mapping[str, EntryPoint]) -> Any:
-    """Load ``name`` from ``ours``, or from an entry point of another installed package.
+def _load(setting: str, name: str, builtin: Mapping[str, EntryPoint]) -> Any:
+    """Load ``name``, which is one of ``builtin`` or an entry point of another installed package.
 
     Raises:
         SettingsError: it does not exist, or cannot be imported.
     """
-    group = next(iter(ours.values())).group
-    found = ours[name] if name in ours else next(iter(entry_points(group=group, name=name)), None)
+    group = next(iter(builtin.values())).group
+    found = builtin[name] if name in builtin else next(iter(entry_points(group=group, name=name)), None)
     if found is None:
-        known = [*ours, *sorted(entry_points(group=group).names - ours.keys())]
-        raise SettingsError(
-            f"{PREFIX}{setting}: there are {', '.join(known)}, and no others"
-        )  # a secret may stand there
+        known = [*builtin, *sorted(entry_points(group=group).names - builtin.keys())]
+        # without the name, which may be a secret in the wrong place
+        raise SettingsError(f"{PREFIX}{setting}: there are {', '.join(known)}, and no others")
     try:
         return found.load()
-    except Exception as error:  # plug-in boundary: whatever the import of somebody else's package raises
+    except Exception as error:  # plug-in boundary: the import of another package may raise anything
         raise SettingsError(f"{PREFIX}{setting}: {name} cannot be loaded: {error}") from error
 
 
 def dialects(settings: Settings) -> Mapping[str, Dialect]:
-    on = {name: None for name in (*DIALECTS, *settings.dialects) if name == "native" or name in settings.dialects}
-    loaded = {name: _load("DIALECTS", name, DIALECTS) for name in on}
+    enabled = {name: None for name in (*DIALECTS, *settings.dialects) if name == "native" or name in settings.dialects}
+    loaded = {name: _load("DIALECTS", name, DIALECTS) for name in enabled}
     for name, dialect in loaded.items():
         if not isinstance(dialect, Dialect):
-            raise SettingsError(f"{PREFIX}DIALECTS: {name} is no Dialect of codegen_api.dialects")
+            raise SettingsError(f"{PREFIX}DIALECTS: {name} is not a Dialect of codegen_api.dialects")
     return loaded
 
 
-def lets_anybody_in(settings: Settings) -> bool:
+def allows_anonymous(settings: Settings) -> bool:
     """Whether requests without credentials are served as those of the demo user."""
     lenient = any(dialect.lenient or dialect.conversations for dialect in dialects(settings).values())
     return settings.demo_token is not None and lenient
@@ -109,9 +108,9 @@ def lets_anybody_in(settings: Settings) -> bool:
 def upstream(settings: Settings) -> Upstream:
     connect: Connect = _load("UPSTREAM", settings.upstream, UPSTREAMS)
     if settings.upstream != "codegen" and "base_url" not in settings.model_fields_set:
-        raise SettingsError(f"{PREFIX}BASE_URL: set it to the address of the host; only codegen has one of its own")
+        raise SettingsError(f"{PREFIX}BASE_URL: set it to the address of the host; only codegen has a default")
     try:
-        made = connect(
+        adapter = connect(
             settings.base_url,
             connect_timeout=settings.upstream_connect_timeout_seconds,
             read_timeout=settings.upstream_read_timeout_seconds,
@@ -123,12 +122,12 @@ def upstream(settings: Settings) -> Upstream:
     except ValueError as error:
         raise SettingsError(f"{PREFIX}BASE_URL: {error}") from error
     except TypeError as error:
-        raise SettingsError(f"{PREFIX}UPSTREAM: {settings.upstream} cannot be made: {error}") from error
-    if not isinstance(made, Upstream):
+        raise SettingsError(f"{PREFIX}UPSTREAM: {settings.upstream} cannot be created: {error}") from error
+    if not isinstance(adapter, Upstream):
         members = {name for name in (*vars(Upstream), *Upstream.__annotations__) if not name.startswith("_")}
-        lacks = sorted(members - set(dir(made)))
-        raise SettingsError(f"{PREFIX}UPSTREAM: {settings.upstream} is no Upstream: it lacks {', '.join(lacks)}")
-    return made
+        lacks = sorted(members - set(dir(adapter)))
+        raise SettingsError(f"{PREFIX}UPSTREAM: {settings.upstream} is not an Upstream: it lacks {', '.join(lacks)}")
+    return adapter
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -145,24 +144,25 @@ def parts(
     worker_count: int,
     closing: AsyncExitStack,
 ) -> Parts:
-    """Build all parts. Without Redis ``worker_count`` processes share the host's limit. ``closing`` gets the cleanup.
+    """Build all parts. Without Redis ``worker_count`` processes share the host's limit. Cleanup is pushed onto
+    ``closing``.
 
     Raises:
         SettingsError: a setting cannot be used.
     """
     conversing = sum(dialect.conversations for dialect in dialects(settings).values())
-    of_logs, of_turns, of_renderings = memory_shares(settings.memory_mib * MIB, conversing)
-    common = _in_redis(settings, worker_count)
-    if common is not None:
-        closing.push_async_callback(common.aclose)
-    whole = requests_per_minute(settings, upstream) or UNLIMITED
-    limit = whole / worker_count
-    broker = broker or _broker(settings, of_logs, common, observer)
-    gateway = _gateway(settings, limit if common is None else whole, upstream, broker, observer, common)
+    log_bytes, turn_bytes, rendered_bytes = memory_shares(settings.memory_mib * MIB, conversing)
+    shared = _in_redis(settings, worker_count)
+    if shared is not None:
+        closing.push_async_callback(shared.aclose)
+    total_limit = requests_per_minute(settings, upstream) or UNLIMITED
+    limit = total_limit / worker_count
+    broker = broker or _broker(settings, log_bytes, shared, observer)
+    gateway = _gateway(settings, limit if shared is None else total_limit, upstream, broker, observer, shared)
     closing.push_async_callback(gateway.aclose)
     callers = build_auth.callers(settings, gateway, closing, limit, observer)
     records = MemoryRecords(max_bytes=settings.memory_mib * MIB // 16)
-    idempotency = Idempotency(gateway, records if common is None else common.records(records), settings.secret_keys)
+    idempotency = Idempotency(gateway, records if shared is None else shared.records(records), settings.secret_keys)
     closing.push_async_callback(idempotency.aclose)
     per_minute = settings.requests_per_minute
     conversations = None
@@ -174,8 +174,8 @@ def parts(
             gateway,
             store or _store(settings),
             kept_days=settings.conversation_days,
-            turns_bytes=of_turns,
-            rendered_bytes=of_renderings,
+            turns_bytes=turn_bytes,
+            rendered_bytes=rendered_bytes,
             absent=callers.absent if build_auth.SHARED.keys() & set(settings.auth) else None,
             embedder=embedder or _embedder(settings),
         )
@@ -186,12 +186,12 @@ def parts(
         idempotency=idempotency,
         conversations=conversations,
         tickets=Tickets(settings.secret_keys, settings.stream_max_age_seconds) if settings.secret_keys else None,
-        quota=None if per_minute is None else (Quota if common is None else common.quota)(per_minute),
+        quota=None if per_minute is None else (Quota if shared is None else shared.quota)(per_minute),
         drain=drain,
         demo_token=None if settings.demo_token is None else settings.demo_token.get_secret_value(),
         sandbox=settings.sandbox,
         documented_statuses=settings.agent_protocol_statuses == "documented",
-        redis=None if common is None else common.link,
+        redis=None if shared is None else shared.link,
         heartbeat_seconds=settings.stream_heartbeat_seconds,
         stall_seconds=settings.stream_stall_seconds,
         started=time.time(),
@@ -200,8 +200,8 @@ def parts(
 
 
 def memory_shares(total: int, dialects: int) -> tuple[int, int, int]:
-    """Divide what logs may take in memory, in bytes, where so many dialects keep conversations: for the logs that are
-    followed with their renderings, for pages of finished turns, and for the entries that these dialects have rendered.
+    """Divide ``total`` bytes of memory among followed logs with their renderings, pages of finished turns, and entries
+    rendered by the dialects with conversations, of which there are ``dialects``.
     """
     part = total // 8 if dialects else 0
     return total - (1 + dialects) * part, part, dialects * part
@@ -213,7 +213,7 @@ def _gateway(
     upstream: Upstream,
     broker: Broker,
     observer: Observer,
-    common: "InRedis | None",
+    shared: "InRedis | None",
 ) -> Gateway:
     limited = requests_per_minute(settings, upstream) is not None
     return Gateway(
@@ -231,25 +231,25 @@ def _gateway(
             together=settings.upstream_budget == "gateway",
             cost=upstream.exchanges_per_read,
             observer=observer if limited else None,
-            common=common.budgets if common is not None and limited else None,
+            common=shared.budgets if shared is not None and limited else None,
         ),
         cadence=_cadence(settings, upstream, limit),
         linger=settings.follower_linger_seconds,
         max_streams=settings.streams_per_process,
         max_streams_each=settings.streams_per_caller,
-        open_streams=None if common is None else common.open_streams,
-        common_rights=None if common is None else common.rights,
+        open_streams=None if shared is None else shared.open_streams,
+        common_rights=None if shared is None else shared.rights,
         observer=observer,
     )
 
 
-def _broker(settings: Settings, max_bytes: int, common: "InRedis | None", observer: Observer) -> Broker:
+def _broker(settings: Settings, max_bytes: int, shared: "InRedis | None", observer: Observer) -> Broker:
     memory = MemoryBroker(max_bytes=max_bytes)
-    if common is None:
+    if shared is None:
         return memory
     from codegen_api.brokers.redis import RedisBroker  # noqa: PLC0415 - its driver is an extra
 
-    return RedisBroker(common.link, memory, keep=settings.redis_log_seconds, observer=observer)
+    return RedisBroker(shared.link, memory, keep=settings.redis_log_seconds, observer=observer)
 
 
 def requests_per_minute(settings: Settings, upstream: Upstream) -> int | None:
@@ -274,7 +274,7 @@ def _embedder(settings: Settings) -> Embedder | None:
     from codegen_api.embeddings.openai import OpenAIEmbedder  # noqa: PLC0415
 
     token = None if settings.embeddings_token is None else settings.embeddings_token.get_secret_value()
-    with about("EMBEDDINGS_URL"):
+    with errors_about("EMBEDDINGS_URL"):
         return OpenAIEmbedder(settings.embeddings_url, settings.embeddings_model, token)
 
 
@@ -285,7 +285,7 @@ def _store(settings: Settings) -> Store:
     name, url = "DATA_DIR", f"sqlite:///{(settings.data_dir / DATABASE).absolute()}"
     if settings.database_url is not None:
         name, url = "DATABASE_URL", settings.database_url.get_secret_value()
-    with about(name):
+    with errors_about(name):
         return SqlStore(url, bytes_each=settings.store_mib_per_user * MIB)
 
 
@@ -299,7 +299,7 @@ def _in_redis(settings: Settings, worker_count: int) -> "InRedis | None":
         raise SettingsError(
             f"{PREFIX}REDIS_URL: For Redis install the extra: pip install 'codegen-gateway[redis]'."
         ) from None
-    with about("REDIS_URL"):
+    with errors_about("REDIS_URL"):
         link = RedisLink(settings.redis_url.get_secret_value(), prefix=settings.redis_prefix)
         return InRedis(link, build_auth.digest_key(settings), workers=worker_count)
 
@@ -324,20 +324,20 @@ def metrics() -> "PrometheusObserver":
 
 def traces_wanted(environment: Mapping[str, str]) -> bool:
     """Whether the standard variables of OpenTelemetry say where traces go, and do not switch them off."""
-    said = [environment.get(name, "").strip() for name in TRACES]
-    off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or said[0].lower() == "none"
-    return any(said) and not off
+    values = [environment.get(name, "").strip() for name in TRACES]
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or values[0].lower() == "none"
+    return any(values) and not disabled
 
 
 def tracing() -> "OpenTelemetry | None":
-    """What makes spans, if they are wanted and can be had."""
+    """The tracer, if traces are wanted and the extra is installed."""
     if not traces_wanted(os.environ):
         return None
-    # imported on demand: it is an extra, and brings much
+    # imported on demand: it is an extra with many dependencies
     try:
         from codegen_api.tracing import OpenTelemetry  # noqa: PLC0415
     except ImportError:
-        logger.warning("OTEL_... asks for traces, but there are none without: pip install 'codegen-gateway[otel]'")
+        logger.warning("OTEL_... asks for traces, which need the extra: pip install 'codegen-gateway[otel]'")
         return None
     try:
         return OpenTelemetry(os.environ)

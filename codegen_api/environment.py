@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 
 PREFIX = "CODEGEN_"
 ENCODING = "utf-8-sig"
-"""Of ``.env``; without ``-sig`` a byte order mark would become part of the first name."""
+"""The encoding of ``.env``. Without ``-sig`` a byte order mark would become part of the first name."""
 
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 SERVICE_VARIABLE = re.compile(
@@ -29,8 +29,10 @@ class SettingsError(Exception):
 
 
 @contextmanager
-def about(setting: str) -> Iterator[None]:
-    """Turn a ``ValueError`` inside into one about this setting, without what it came from, which may quote a secret."""
+def errors_about(setting: str) -> Iterator[None]:
+    """Turn a ``ValueError`` into a ``SettingsError`` that names this setting. The cause may quote a secret, so it is
+    dropped.
+    """
     try:
         yield
     except ValueError as error:
@@ -43,71 +45,71 @@ def read_text(path: Path) -> str:
     return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ENCODING)
 
 
-def _bare(value: str) -> str:
+def _trimmed(value: str) -> str:
     return value.strip().strip("\ufeff").strip()
 
 
 @contextmanager
-def naming_the_file() -> Iterator[None]:
-    """Inside, what python-dotenv says of a line of ``.env`` that it cannot read names the file as well."""
-    library = logging.getLogger("dotenv.main")
+def dotenv_path_in_warnings() -> Iterator[None]:
+    """Add the path of ``.env`` to the warnings of python-dotenv about lines that it cannot parse."""
+    dotenv_logger = logging.getLogger("dotenv.main")
 
-    def name_it(record: logging.LogRecord) -> bool:
-        of_the_file = f"the file {Path('.env').absolute()}: "
-        record.msg = of_the_file + str(record.msg).removeprefix(of_the_file)
+    def add_path(record: logging.LogRecord) -> bool:
+        prefix = f"the file {Path('.env').absolute()}: "
+        record.msg = prefix + str(record.msg).removeprefix(prefix)
         return True
 
-    library.addFilter(name_it)
+    dotenv_logger.addFilter(add_path)
     try:
         yield
     finally:
-        library.removeFilter(name_it)
+        dotenv_logger.removeFilter(add_path)
 
 
 def variables() -> dict[str, str | None]:
     """The environment, with ``.env`` as the fallback."""
-    with naming_the_file():
+    with dotenv_path_in_warnings():
         return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
 
 
 def option_prefix(upstream: str) -> str:
-    """What the names of the variables begin with that only this adapter reads."""
+    """The prefix of the variables that only this adapter reads."""
     return f"{PREFIX}{upstream.replace('-', '_')}_".upper()
 
 
 def adapter_options(upstream: str) -> dict[str, str]:
-    """The settings of one adapter by their names: ``directory`` for ``CODEGEN_OPENCODE_DIRECTORY``, or the content of
-    the file that ``CODEGEN_OPENCODE_DIRECTORY_FILE`` names; the former, where both are set.
+    """The settings of one adapter by name: ``directory`` is the value of ``CODEGEN_OPENCODE_DIRECTORY``, or else the
+    content of the file that ``CODEGEN_OPENCODE_DIRECTORY_FILE`` names.
 
     Raises:
         SettingsError: such a file cannot be read.
     """
     options = {}
     for variable, given in sorted(variables().items(), key=lambda each: not each[0].upper().endswith("_FILE")):
-        name, value = variable.upper().removeprefix(option_prefix(upstream)), _bare(given or "")
-        of_a_service = SERVICE_VARIABLE.fullmatch(variable.upper()) or _is_service_link(name.lower(), value)
-        if name == variable.upper() or not value or of_a_service:
+        name, value = variable.upper().removeprefix(option_prefix(upstream)), _trimmed(given or "")
+        from_kubernetes = SERVICE_VARIABLE.fullmatch(variable.upper()) or _is_service_link(name.lower(), value)
+        if name == variable.upper() or not value or from_kubernetes:
             continue
-        of_a_file = name.endswith("_FILE")
-        options[name.removesuffix("_FILE").lower()] = _file(variable, value) if of_a_file else value
+        is_path = name.endswith("_FILE")
+        options[name.removesuffix("_FILE").lower()] = _content(variable, value) if is_path else value
     return options
 
 
-def _file(variable: str, path: str) -> str:
+def _content(variable: str, path: str) -> str:
     try:
-        return _bare(read_text(Path(path)))
+        return _trimmed(read_text(Path(path)))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{variable}: {path} cannot be read") from error
 
 
 def stripped(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of settings by their names, without the space around them. One of white space only counts as not set, and
-    so does a port that Kubernetes has made of the name of a Service.
+    """Settings by name, without white space around their values. A value of white space only counts as not set, and so
+    does a port that Kubernetes has made from the name of a Service.
     """
-    bare = {name: _bare(value) if isinstance(value, str) else value for name, value in values.items()}
+    trimmed = {name: _trimmed(value) if isinstance(value, str) else value for name, value in values.items()}
     return {
         name: value
-        for name, value in bare.items()
+        for name, value in trimmed.items()
         if not ((value == "" and values[name]) or _is_service_link(name, value))
     }
 
@@ -124,8 +126,8 @@ def secrets_in_files(settings: type[BaseSettings]) -> dict[str, str]:
     """
     given = variables()
     named = {name: f"{PREFIX}{name}_FILE".upper() for name in settings.model_fields if has_file(settings, name)}
-    paths = {name: _bare(given.get(variable) or "") for name, variable in named.items()}
-    return {name: _file(named[name], path) for name, path in paths.items() if path}
+    paths = {name: _trimmed(given.get(variable) or "") for name, variable in named.items()}
+    return {name: _content(named[name], path) for name, path in paths.items() if path}
 
 
 def is_secret(settings: type[BaseSettings], name: str) -> bool:

@@ -1,6 +1,6 @@
-"""``codegen-api``, ``python -m codegen_api`` and ``python run_server.py``: what is meant by the command line.
+"""The program: ``codegen-api``, ``python -m codegen_api`` and ``python run_server.py``.
 
-Each command is imported when it is wanted: one for the terminal would wait a second for the server's parts.
+Each command is imported only when it is run: importing the server's parts takes a second.
 """
 
 import sys
@@ -10,15 +10,16 @@ from codegen_api import terminal
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do what the first word says, or serve if there is none. The exit status is that of either."""
-    given = sys.argv[1:] if argv is None else argv
-    command = COMMANDS.get(given[0]) if given and not given[0].startswith("-") else _serve
+    """Run the command that the first word names, or the server if there is none, and exit with its status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    command = _serve if name is None else COMMANDS.get(name)
     if command is None:
-        print(f"{given[0]} is none of the commands: {', '.join(COMMANDS)}. See codegen-api --help.", file=sys.stderr)
+        print(f"{name} is none of the commands: {', '.join(COMMANDS)}. See codegen-api --help.", file=sys.stderr)
         raise SystemExit(2)
     try:
-        status = command(given)
-    except KeyboardInterrupt:  # while it was being imported, say
+        status = command(arguments)
+    except KeyboardInterrupt:  # for example during the import
         status = 130
     raise SystemExit(status)
 

@@ -28,7 +28,7 @@ from fastapi import FastAPI
 import codegen_api
 from codegen_api import local_hosts
 from codegen_api.app import create_app
-from codegen_api.build_parts import lets_anybody_in
+from codegen_api.build_parts import allows_anonymous
 from codegen_api.colours import BOLD, DIM, painted, shows_colours
 from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.http1 import StrictHttpProtocol
@@ -224,7 +224,7 @@ def _url(host: str, port: int) -> str:
 
 def _anonymous_access(settings: Settings) -> list[str]:
     """A line saying as whom requests without credentials are served. Only the public sandbox token may be named."""
-    if settings.demo_token is None or not lets_anybody_in(settings):
+    if settings.demo_token is None or not allows_anonymous(settings):
         return []
     public = settings.demo_token.get_secret_value() == local_hosts.SANDBOX_TOKEN
     return [LET_IN.format(who=local_hosts.SANDBOX_TOKEN if public else f"the user of {PREFIX}DEMO_TOKEN")]

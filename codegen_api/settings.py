@@ -2,7 +2,7 @@
 
 Only the composition root and the entry points read them; everything else is passed what it needs. Any secret can also
 be given as the path of a file, in a variable with the suffix ``_FILE``. White space and byte order marks around a value
-are dropped: ``echo token | base64`` and some editors leave them there.
+are dropped: ``echo token | base64`` and some editors add them.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 from codegen_api import environment, origins
 from codegen_api.environment import PREFIX, SettingsError
 
-# -- what values may look like: types with validators, whose errors name no secret -------------------------------------
+# -- types of values, with validators whose errors quote no secret -----------------------------------------------------
 
 KEY_CHARACTERS = 32
 
@@ -28,7 +28,7 @@ def split(value: object) -> object:
 
 def not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
-        raise ValueError("it names nothing")
+        raise ValueError("it is empty")
     return value
 
 
@@ -41,19 +41,19 @@ def http_url(value: str) -> str:
 def extensible_url(value: str) -> str:
     """A URL to which paths are appended."""
     if not set("?#").isdisjoint(value):
-        raise ValueError("it may have neither ? nor #")
+        raise ValueError("it must contain neither ? nor #")
     return http_url(value).rstrip("/")
 
 
 def one_word(value: str) -> str:
     if not value.isprintable() or " " in value:
-        raise ValueError("it may hold no white space and no control characters")
+        raise ValueError("it must contain no white space or control characters")
     return value
 
 
 def sendable(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.fullmatch(r"[!-~]*", value.get_secret_value()):
-        raise ValueError("it is no token: it may hold visible ASCII characters only, and no white space")
+        raise ValueError("it is not a token: only visible ASCII characters without white space are allowed")
     return value
 
 
@@ -76,7 +76,7 @@ def key_prefix(value: str) -> str:
 
 def url_path(value: str) -> str:
     if not re.fullmatch(r"[\w.~!$&'()*+,;=:@%/-]*", value, re.ASCII):
-        raise ValueError("it is no path; what is not ASCII is written with %")
+        raise ValueError("it is not a path; characters other than ASCII must be percent-encoded")
     return "/" + value.strip("/") if value.strip("/") else ""
 
 
@@ -296,8 +296,8 @@ class Settings(BaseSettings):
         Where clients on this machine need no credentials, only loopback names are accepted by default: a web page could
         otherwise reach the gateway under its own domain name, pointed at this machine (DNS rebinding).
         """
-        lets_anybody_in = self.sandbox or self.demo_token is not None
-        if lets_anybody_in and origins.is_loopback(self.host) and "trusted_hosts" not in self.model_fields_set:
+        allows_anonymous = self.sandbox or self.demo_token is not None
+        if allows_anonymous and origins.is_loopback(self.host) and "trusted_hosts" not in self.model_fields_set:
             return (*origins.LOOPBACK, f"[{self.host}]" if ":" in self.host else self.host)
         return self.trusted_hosts
 
@@ -307,7 +307,7 @@ class Settings(BaseSettings):
         return [] if self.secret_key is None else separate_keys(self.secret_key)
 
     def changed(self) -> dict[str, str]:
-        """The settings that differ from their defaults, for the log: of secrets only that they are set."""
+        """The settings that differ from their defaults, for the log. Secrets are shown as ``set``."""
         fields = type(self).model_fields
         return {name: self._shown(name, value) for name, value in self if value != fields[name].default}
 
@@ -318,8 +318,8 @@ class Settings(BaseSettings):
         return f'"{text}"' if " " in text or not text else text
 
 
-FOR_THE_TERMINAL = {"URL", "TOKEN"}
-"""What ``codegen-api tail`` and the like read, and the server does not."""
+TERMINAL_VARIABLES = {"URL", "TOKEN"}
+"""Read by ``codegen-api tail`` and the like, and not by the server."""
 
 
 def read_settings() -> Settings:
@@ -329,7 +329,7 @@ def read_settings() -> Settings:
         SettingsError: with one line per invalid variable.
     """
     try:
-        with environment.naming_the_file():
+        with environment.dotenv_path_in_warnings():
             return Settings()
     except ValidationError as error:
         # not the error's own text, which quotes the values
@@ -344,10 +344,10 @@ def _line(where: tuple[int | str, ...], what: str) -> str:
 
 
 def suspicious_variables(upstream: str) -> list[str]:
-    """Warnings about variables that look like settings but are none, most likely typos. The adapter ``upstream`` checks
+    """Warnings about variables that look like settings but are not, most likely typos. The adapter ``upstream`` checks
     its own.
     """
-    known = {name.upper() for name in Settings.model_fields} | FOR_THE_TERMINAL
+    known = {name.upper() for name in Settings.model_fields} | TERMINAL_VARIABLES
     known |= {f"{name}_FILE".upper() for name in Settings.model_fields if environment.has_file(Settings, name)}
     warnings = []
     for variable, value in sorted(environment.variables().items()):
@@ -357,8 +357,8 @@ def suspicious_variables(upstream: str) -> list[str]:
         if name.endswith("PORT") and environment.SERVICE_LINK.fullmatch(value or ""):
             if name in known:
                 warnings.append(
-                    f"{variable} is passed over: it is no port, but what Kubernetes makes of the name of a Service"
-                    " (enableServiceLinks)"
+                    f"{variable} is ignored: it is not a port, but a link that Kubernetes makes from the name of a"
+                    " Service (enableServiceLinks)"
                 )
         elif name not in known and not environment.SERVICE_VARIABLE.fullmatch(variable.upper()):
             near = difflib.get_close_matches(name, sorted(known), 1, 0.7)

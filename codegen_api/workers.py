@@ -1,8 +1,8 @@
-"""What worker processes share: a directory, for as long as one of them serves.
+"""What worker processes share: a directory that exists while one of them serves.
 
-Workers know only their parent. It gives all of them the same random key, from which each derives the same directory
-name; every start of the parent has a new one, and nobody else can guess it. Each worker holds a shared lock on it,
-which the system releases however the worker ends. The last to leave in good order removes it.
+Workers know only their parent. It gives all of them the same random key, from which each derives the directory's name.
+The name is new at each start of the parent, and cannot be guessed. Each worker holds a shared lock on the directory,
+which the system releases however the worker ends. The last worker to leave in good order removes it.
 """
 
 import contextlib
@@ -36,20 +36,20 @@ class SharedDirectory:
         if sys.platform == "win32":
             raise OSError("there are no locks on directories here")
         self.path = path
-        held = None
-        while held is None:  # removed by another worker in between: try again
-            held = _open_locked(path)
-        self._held = held
+        descriptor = None
+        while descriptor is None:  # another worker removed it meanwhile: try again
+            descriptor = _open_locked(path)
+        self._descriptor = descriptor
 
     def leave(self) -> None:
         """Release the directory; the last worker removes it."""
         try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.path, ignore_errors=True)
         except BlockingIOError:
             pass  # other workers still use it
         finally:
-            os.close(self._held)
+            os.close(self._descriptor)
 
 
 def _open_locked(path: Path) -> int | None:
@@ -57,25 +57,25 @@ def _open_locked(path: Path) -> int | None:
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     try:
-        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    kept = False
+    still_there = False
     try:
-        found = os.fstat(held)
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise PermissionError(f"{path} is not ours alone")
-        fcntl.flock(held, fcntl.LOCK_SH)
+        opened = os.fstat(descriptor)
+        if opened.st_uid != os.geteuid() or stat.S_IMODE(opened.st_mode) & 0o077:
+            raise PermissionError(f"other users can access {path}")
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         with contextlib.suppress(FileNotFoundError):
-            kept = os.path.samestat(found, path.stat())
+            still_there = os.path.samestat(opened, path.stat())
     finally:
-        if not kept:
-            os.close(held)
-    return held if kept else None
+        if not still_there:
+            os.close(descriptor)
+    return descriptor if still_there else None
 
 
 def join() -> SharedDirectory:
-    """The directory of this worker and its siblings.
+    """Open the directory of this worker and its siblings.
 
     Raises:
         OSError: it cannot be used.
@@ -100,16 +100,18 @@ def share(worker_count: int) -> SharedDirectory | None:
 
 
 def worker_count(given: int) -> int:
-    """Processes that share the host's limit. uvicorn does not tell its workers, but they see its command line."""
+    """The number of processes that share the host's limit. uvicorn does not tell its workers, but they see its command
+    line.
+    """
     if given > 1 or multiprocessing.parent_process() is None:
         return given
     match = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
     return int(match[1] if match else os.environ.get("WEB_CONCURRENCY") or 1)
 
 
-def logs_for_all(given: int) -> bool:
+def logs_startup(given: int) -> bool:
     """Whether this process is the one among its siblings that logs how they were started."""
     if multiprocessing.parent_process() is None:
         return True
-    # a worker: our own entry point has logged it already; uvicorn alone has not, so its first worker does
+    # a worker: the gateway's own entry point has logged it already; uvicorn alone has not, so its first worker does
     return given == 1 and multiprocessing.current_process().name.endswith("-1")

@@ -118,14 +118,14 @@ def test_settings_that_were_handed_in_and_make_no_sense_are_an_error(more: dict[
 
 
 @pytest.mark.parametrize("auth", ["token", "key", "token,key"])
-def test_a_host_that_cannot_keep_whose_a_run_is_is_for_those_with_a_token_of_their_own(auth: str) -> None:
+def test_a_host_that_cannot_store_owners_is_for_callers_with_tokens_of_their_own(auth: str) -> None:
     host = FakeHost()
     host.keeps_marks = False
     given = settings(auth=auth, api_token="t", secret_key="k" * 32, api_keys=new_key("me", ("runs:read",))[1])
     if auth == "token":
         create_app(given, upstream=host)
         return
-    with pytest.raises(SettingsError, match="CODEGEN_AUTH: fake cannot keep whose a run is"):
+    with pytest.raises(SettingsError, match="CODEGEN_AUTH: fake cannot store the owner of a run"):
         create_app(given, upstream=host)
 
 

@@ -116,7 +116,7 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
             {"dialects": "nobody"},
             "CODEGEN_DIALECTS: there are native, codegen, agent_protocol, openai, everruns, agio, ai_sdk, mcp, broken,",
         ),
-        ({"dialects": "broken"}, "CODEGEN_DIALECTS: broken is no Dialect of codegen_api.dialects"),
+        ({"dialects": "broken"}, "CODEGEN_DIALECTS: broken is not a Dialect of codegen_api.dialects"),
         ({"dialects": "lost"}, "CODEGEN_DIALECTS: lost cannot be loaded: .*NOTHING"),
         ({"dialects": "gone"}, "CODEGEN_DIALECTS: gone cannot be loaded: No module named 'toy_package_that_is_gone'"),
         ({"dialects": "closed"}, "CODEGEN_DIALECTS: closed cannot be loaded: /toy/runs/{id} does not declare .* scope"),
@@ -125,11 +125,11 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
         ({"upstream": "nobody"}, "CODEGEN_UPSTREAM: there are .*codegen,.* incomplete, toy, unlike, and no others"),
         (
             {"upstream": "incomplete", "base_url": "https://host.example"},
-            "CODEGEN_UPSTREAM: incomplete is no Upstream: it lacks aclose, answer, create_run",
+            "CODEGEN_UPSTREAM: incomplete is not an Upstream: it lacks aclose, answer, create_run",
         ),
         (
             {"upstream": "unlike", "base_url": "https://host.example"},
-            "CODEGEN_UPSTREAM: unlike cannot be made: .*unexpected keyword",
+            "CODEGEN_UPSTREAM: unlike cannot be created: .*unexpected keyword",
         ),
         ({"upstream": "toy", "base_url": "https://host.example"}, "CODEGEN_BASE_URL: it is no toy"),
         ({"upstream": "toy"}, "CODEGEN_BASE_URL: set it to the address of the host"),

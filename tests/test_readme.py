@@ -18,7 +18,7 @@ from codegen_api.build_parts import DIALECTS, UPSTREAMS
 from codegen_api.environment import PREFIX, option_prefix
 from codegen_api.sandbox.bodies import FaultKind
 from codegen_api.sandbox.scenarios import scenario_names
-from codegen_api.settings import FOR_THE_TERMINAL, read_settings
+from codegen_api.settings import TERMINAL_VARIABLES, read_settings
 from tests.commands import completed
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def test_the_documents_name_settings_only() -> None:
         for option in UPSTREAMS[name].load().known_options
     }
     known |= {f"{name}_FILE" for name in known}
-    known |= {f"{PREFIX}{name}" for name in FOR_THE_TERMINAL}
+    known |= {f"{PREFIX}{name}" for name in TERMINAL_VARIABLES}
     known |= {"CODEGEN_API_BASE_URL"}  # of the package `codegen`
     for document in DOCUMENTS:
         named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*[A-Z]", document.read_text()))

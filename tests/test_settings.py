@@ -330,7 +330,7 @@ def test_a_service_in_the_same_namespace_changes_nothing(service: str, monkeypat
     assert read_settings().port == 8000
     said = suspicious_variables("codegen")
     assert len(said) == (service == "")  # one would otherwise look for the reason why a port that is set is not taken
-    assert all(each.startswith("CODEGEN_PORT is passed over") for each in said)
+    assert all(each.startswith("CODEGEN_PORT is ignored") for each in said)
 
 
 @pytest.mark.parametrize("link", ["tcp://10.96.14.7:8000", "udp://10.96.14.7:53", "tcp://[fd00::7]:8000\n"])
