@@ -1,8 +1,8 @@
 """Keeps a program running until standard input ends: ``--with`` puts it between the gateway and its host.
 
-A program of its own that imports nothing of the package. However the gateway ends, the kernel closes the pipe that is
-standard input here, and then the host is stopped with every process of its group. It prints ``{"url": ...}`` once the
-host answers. A host that ends later is started again, with the same command and environment.
+A separate program, which imports nothing of the package. Its standard input is a pipe that the kernel closes however
+the gateway ends; it then stops the host with every process of its group. It prints ``{"url": ...}`` once the host
+answers, and starts a host that ends later again, with the same command and environment.
 """
 
 import argparse
@@ -24,23 +24,23 @@ from typing import BinaryIO
 
 LOOK_SECONDS = 0.2
 STOP_SECONDS = 5.0
-"""How long a program may take to end after SIGTERM."""
+"""Seconds a program may take to end after SIGTERM."""
 STEADY_SECONDS = 60.0
 """A program that ran this long is started again after a second; else each start waits twice as long as the last."""
 LONGEST_DELAY = 60
 LOG_BYTES = 16 * 1024 * 1024
-"""The log begins anew when it is longer."""
+"""A longer log is truncated."""
 LAST_LINES = 10
 
 PASSWORD = "OPENCODE_SERVER_PASSWORD"  # noqa: S105 - the name of a variable
-"""The variable with the password for HTTP Basic, in the environment that the program gets, too."""
+"""The variable with the password for HTTP Basic. The program gets it, too."""
 
 
 def main() -> int:
     """Run the program until standard input ends; 1 if it could not be started."""
     options = _options()
-    # a terminal sends these to everybody, and the gateway may need its host while it drains; a handler, because what is
-    # ignored would be ignored by the program, too
+    # a terminal sends these to all its processes, but the gateway may need its host while it drains; not SIG_IGN, which
+    # the program would inherit
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGTERM, _end_input)
@@ -50,14 +50,14 @@ def main() -> int:
         while True:
             began = time.monotonic()
             with _running(options.command, log) as program:
-                why = _why_not_ready(program, options)
+                problem = _wait_until_ready(program, options)
                 if not announced:
-                    if why:
-                        _say(f"{options.name} {why}. {_last_lines(options.log)}")
+                    if problem:
+                        _say(f"{options.name} {problem}. {_last_lines(options.log)}")
                         return 1
                     announced = True
                     print(json.dumps({"url": options.url}), flush=True)
-                while not why and program.poll() is None:
+                while not problem and program.poll() is None:
                     if _input_ended(LOOK_SECONDS):
                         return 0
                     if os.fstat(log.fileno()).st_size > LOG_BYTES:
@@ -65,9 +65,8 @@ def main() -> int:
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures
             delay = min(2**failures, LONGEST_DELAY)
             failures += 1
-            _say(
-                f"{options.name} {why or _ended(program)}. It is started again in {delay} s; its output: {options.log}"
-            )
+            problem = problem or _how_ended(program)
+            _say(f"{options.name} {problem}. It is started again in {delay} s; its output: {options.log}")
             if _input_ended(delay):
                 return 0
 
@@ -86,8 +85,8 @@ def _options() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _running(command: list[str], log: BinaryIO) -> Iterator["subprocess.Popen[bytes]"]:
-    program = subprocess.Popen(  # noqa: S603 - it is there to be run
-        ["/bin/sh", "-c", 'exec "$@"', "sh", *command],  # which says in the log why it cannot be
+    program = subprocess.Popen(  # noqa: S603 - running it is the purpose
+        ["/bin/sh", "-c", 'exec "$@"', "sh", *command],  # the shell logs why a program cannot be run
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -100,19 +99,19 @@ def _running(command: list[str], log: BinaryIO) -> Iterator["subprocess.Popen[by
             os.killpg(program.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             program.wait(STOP_SECONDS)
-        with contextlib.suppress(ProcessLookupError):  # what it started itself, and what does not listen
+        with contextlib.suppress(ProcessLookupError):  # its children, and what ignores SIGTERM
             os.killpg(program.pid, signal.SIGKILL)
         program.wait()
 
 
-def _why_not_ready(program: "subprocess.Popen[bytes]", options: argparse.Namespace) -> str:
-    """Wait until the program is ready; why it is not, or nothing. That a list is empty is told, and no reason."""
-    # its first request may hang for good, so there is a next one soon; a list may take its time
-    answered = _answered(program, options.url + options.ready, 3.0, options.within, bool)
+def _wait_until_ready(program: "subprocess.Popen[bytes]", options: argparse.Namespace) -> str:
+    """Wait until the program is ready. Returns why it is not, or an empty string. An empty list is only reported."""
+    # the first request may hang for good, so the next one follows soon; the list may take long
+    answered = _ask_until(bool, program, options.url + options.ready, 3.0, options.within)
     asked = answered and options.listed
-    loaded = not asked or _answered(program, options.url + options.listed, options.within, options.within, _has_data)
+    loaded = not asked or _ask_until(_has_data, program, options.url + options.listed, options.within, options.within)
     if program.poll() is not None:
-        return _ended(program)
+        return _how_ended(program)
     if not answered:
         return f"did not answer {options.ready} within {options.within:g} s"
     if not loaded:
@@ -120,11 +119,11 @@ def _why_not_ready(program: "subprocess.Popen[bytes]", options: argparse.Namespa
     return ""
 
 
-def _answered(
-    program: "subprocess.Popen[bytes]", url: str, each: float, within: float, good: Callable[[bytes], bool]
+def _ask_until(
+    good: Callable[[bytes], bool], program: "subprocess.Popen[bytes]", url: str, each: float, within: float
 ) -> bool:
-    """Ask until 200 comes with a good body, the program ends, or the time is over. One request takes ``each`` seconds
-    without a word at most, and waits in a thread, for the input may end meanwhile.
+    """Ask until a 200 with a good body comes, the program ends, or ``within`` seconds are over. A request times out
+    after ``each`` seconds of silence, and waits in a thread, as the input may end meanwhile.
     """
     answers: list[bytes] = []
     deadline = time.monotonic() + within
@@ -158,11 +157,11 @@ def _has_data(body: bytes) -> bool:
 
 
 def _input_ended(seconds: float) -> bool:
-    """Wait so long for the end of standard input, into which nobody writes."""
+    """Wait up to ``seconds`` for the end of standard input, to which nobody writes."""
     return bool(select.select([0], [], [], seconds)[0]) and not os.read(0, 4096)
 
 
-def _ended(program: "subprocess.Popen[bytes]") -> str:
+def _how_ended(program: "subprocess.Popen[bytes]") -> str:
     code = program.wait()
     return f"ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 

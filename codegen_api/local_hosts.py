@@ -1,7 +1,7 @@
 """Hosts that the command line starts: the sandbox, and the agent servers of ``--with``.
 
-Each is a child process, shared by all workers, kept across reloads, and ended with this process. What the gateway needs
-to know of it is put into the environment, as workers are processes of their own.
+Each is a child process, shared by all workers, kept across reloads, and ended with this process. Its settings are put
+into the environment, where worker processes find them.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from codegen_api.settings import read_settings
 SANDBOX_ORGANIZATION = "323"
 SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
 
-OF_SANDBOX = """\
+SANDBOX_LINES = """\
   host     the sandbox, at {host}: nothing leaves this machine
   tokens   sandbox-alice, sandbox-bob"""
 ANOTHER_KEY = """
 A key for another user: codegen-api keys new NAME --scopes runs:read runs:write
 Add what it prints behind `store:` to {keys}; take the line out to revoke the key."""
 NEW_KEY = "Your key, which is shown only this once: {key}"
-OLD_KEY = "For the lines below, KEY is to be one of your keys: they are shown when they are made, and never again."
+OLD_KEY = "In the lines below, KEY stands for one of your keys. A key is shown when it is made, and never again."
 TRY_IT = """
 Start a run, watch it live, and come back to it in the middle:
 
@@ -58,7 +58,7 @@ class Program:
     arguments: Sequence[str]
     ready: str
     needs: str = ""
-    """A file that its folder must have."""
+    """A file that must be in its folder."""
     listed: str = ""
     """``{directory}`` stands for the folder."""
     environment: Mapping[str, str] | None = None
@@ -69,7 +69,7 @@ PROGRAMS = {
         install="npm install -g opencode-ai@1.18.33",
         arguments=("serve", "--hostname", "127.0.0.1"),
         ready="/global/health",
-        # a prompt that comes before it has loaded the folder's models is never looked at
+        # it ignores prompts that come before it has loaded the folder's models
         listed="/api/model?location%5Bdirectory%5D={directory}",
         environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_SERVER_USERNAME": USERNAME},
     ),
@@ -80,12 +80,13 @@ PROGRAMS = {
         needs="langgraph.json",
     ),
 }
-"""What ``--with`` knows, by the name of the program and of the adapter."""
+"""What ``--with`` can start. The name is that of the program and of the adapter."""
 
 
 @contextlib.contextmanager
 def sandbox(url: str) -> Iterator[Sequence[str]]:
-    """Run the sandbox and keep conversations in a temporary directory; what to say of it. ``url`` is the gateway's.
+    """Run the sandbox, and keep conversations in a temporary directory. Yields lines about it to print. ``url`` is the
+    gateway's.
 
     Raises:
         SettingsError: it did not start.
@@ -103,30 +104,30 @@ def sandbox(url: str) -> Iterator[Sequence[str]]:
             _set("DIALECTS", ",".join(DIALECTS))
         if settings.demo_token is None and "token" in settings.auth:
             _set("DEMO_TOKEN", SANDBOX_TOKEN)
-        yield OF_SANDBOX.format(host=settings.base_url), TRY_IT.format(url=url, token=SANDBOX_TOKEN)
+        yield SANDBOX_LINES.format(host=settings.base_url), TRY_IT.format(url=url, token=SANDBOX_TOKEN)
 
 
 @contextlib.contextmanager
 def program(name: str, folder: str, url: str) -> Iterator[Sequence[str]]:
-    """Run an agent server in ``folder``, for users with keys of the gateway; what to say of it. ``url`` is the
-    gateway's.
+    """Run an agent server in ``folder``, for users with keys of the gateway. Yields lines about it to print. ``url`` is
+    the gateway's.
 
     Raises:
-        SettingsError: it is not installed, did not start, or does not go with the settings.
+        SettingsError: it is not installed, did not start, or conflicts with the settings.
     """
-    given = read_settings().model_fields_set
+    already_set = read_settings().model_fields_set
     for setting in ("base_url", "upstream"):
-        if setting in given:
+        if setting in already_set:
             raise SettingsError(f"{PREFIX}{setting.upper()}: it is set, but --with {name} chooses the host itself")
-    wanted = PROGRAMS[name]
-    found = shutil.which(name)
-    if found is None:
-        raise SettingsError(f"{name} is not on PATH. Install it: {wanted.install}")
+    chosen = PROGRAMS[name]
+    executable = shutil.which(name)
+    if executable is None:
+        raise SettingsError(f"{name} is not on PATH. Install it: {chosen.install}")
     directory = Path(folder).resolve()
     if not directory.is_dir():
-        raise SettingsError(f"--dir: {directory} is no folder")
-    if wanted.needs and not (directory / wanted.needs).is_file():
-        raise SettingsError(f"--dir: {directory} has no {wanted.needs}, which {name} needs")
+        raise SettingsError(f"--dir: {directory} is not a folder")
+    if chosen.needs and not (directory / chosen.needs).is_file():
+        raise SettingsError(f"--dir: {directory} has no {chosen.needs}, which {name} needs")
     _set("UPSTREAM", name)
     for option, value in _adapter_options(name, directory).items():
         os.environ[f"{option_prefix(name)}{option.upper()}"] = value
@@ -137,51 +138,50 @@ def program(name: str, folder: str, url: str) -> Iterator[Sequence[str]]:
     settings = read_settings()
     password = secrets.token_urlsafe(32) if settings.api_token is None else settings.api_token.get_secret_value()
     _set("API_TOKEN", password)
-    # the agent may show its environment to whoever asks
+    # the agent may show its environment to its users
     environment = {each: value for each, value in os.environ.items() if not each.upper().startswith(PREFIX)}
-    if wanted.environment is not None:
-        environment |= {**wanted.environment, keep_running.PASSWORD: password}
+    if chosen.environment is not None:
+        environment |= {**chosen.environment, keep_running.PASSWORD: password}
     log = settings.data_dir / f"{name}.log"
-    options = ["--name", name, "--log", str(log.absolute()), "--ready", wanted.ready]
-    if wanted.listed:
-        options += ["--listed", wanted.listed.format(directory=urllib.parse.quote(str(directory), safe=""))]
+    options = ["--name", name, "--log", str(log.absolute()), "--ready", chosen.ready]
+    if chosen.listed:
+        options += ["--listed", chosen.listed.format(directory=urllib.parse.quote(str(directory), safe=""))]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     options += ["--url", f"http://127.0.0.1:{port}"]
-    # isolated, so that the program gets this environment and needs nothing more
-    keeping = [sys.executable, "-I", keep_running.__file__, *options, "--"]
+    # -I: Python ignores this environment, which is for the program
+    keeper = [sys.executable, "-I", keep_running.__file__, *options, "--"]
+    command = [*keeper, os.path.abspath(executable), *chosen.arguments, "--port", str(port)]
     print(f"Starting {name} in {directory} ...", file=sys.stderr, flush=True)
-    with _child(
-        name, [*keeping, os.path.abspath(found), *wanted.arguments, "--port", str(port)], environment, directory
-    ):
-        # not before it has started: a key that was made for nothing would never be seen again
-        yield _told(name, directory, url, _first_key())
+    with _child(name, command, environment, directory):
+        # the key only after the start: it is shown once, and would be lost if the start failed
+        yield _lines(name, directory, url, _first_key())
 
 
 def _adapter_options(name: str, directory: Path) -> Mapping[str, str]:
-    """What the adapter is to know of the program and its folder."""
+    """The options of the adapter for this program and its folder."""
     if name == "opencode":
         return {"directory": str(directory), "username": USERNAME}
     try:
         graphs = [*json.loads((directory / "langgraph.json").read_text())["graphs"]]
-    except (OSError, ValueError, KeyError, TypeError):  # which langgraph will say better
+    except (OSError, ValueError, KeyError, TypeError):  # langgraph itself reports this better
         return {}
     return {"assistant": graphs[0], **adapter_options(name)} if len(graphs) == 1 else {}
 
 
-def _told(name: str, directory: Path, url: str, key: str | None) -> Sequence[str]:
-    """What a newcomer needs to know, as far as the deployment has not chosen another way to sign in."""
+def _lines(name: str, directory: Path, url: str, key: str | None) -> Sequence[str]:
+    """The lines to print. They explain keys, unless the deployment has chosen another way to sign in."""
     settings = read_settings()
     host = f"  host     {name}, working in {directory}"
     if settings.api_keys_file is None:
         return (host,)
     another = ANOTHER_KEY.format(keys=settings.api_keys_file.absolute())
-    mine = (OLD_KEY,) if key is None else ()
-    return host, another, *mine, TRY_IT.format(url=url, token=key or "$KEY")
+    old = (OLD_KEY,) if key is None else ()
+    return host, another, *old, TRY_IT.format(url=url, token=key or "$KEY")
 
 
 def _keep_secrets(directory: Path) -> None:
-    """Keep in the data directory what must outlive this process, as far as it is not set.
+    """Keep what must outlive this process, and is not set, in the data directory.
 
     Raises:
         OSError: it cannot be written.
@@ -195,7 +195,7 @@ def _keep_secrets(directory: Path) -> None:
         data.mkdir(mode=0o700, parents=True)
         (data / ".gitignore").write_text("*\n")  # a working folder is often a repository
     if settings.secret_key is None:
-        _keep(data / "secret_key", secrets.token_urlsafe(32))
+        _write_new(data / "secret_key", secrets.token_urlsafe(32))
         _set("SECRET_KEY_FILE", str(data / "secret_key"))
     if "auth" not in settings.model_fields_set:
         _set("AUTH", "key")
@@ -204,7 +204,7 @@ def _keep_secrets(directory: Path) -> None:
 
 
 def _first_key() -> str | None:
-    """Make the first key, and print it at once, unless there is a list of keys.
+    """Make and print the first key, unless there is a list of keys already.
 
     Raises:
         SettingsError: the list cannot be written.
@@ -212,7 +212,7 @@ def _first_key() -> str | None:
     settings = read_settings()
     key, line = new_key("me", ("runs:read", "runs:write"))
     try:
-        if settings.api_keys_file is None or not _keep(settings.api_keys_file, f"{line}\n"):
+        if settings.api_keys_file is None or not _write_new(settings.api_keys_file, f"{line}\n"):
             return None
     except OSError as error:
         raise SettingsError(f"{PREFIX}API_KEYS_FILE: {error.filename}: {error.strerror}") from error
@@ -220,8 +220,8 @@ def _first_key() -> str | None:
     return key
 
 
-def _keep(path: Path, text: str) -> bool:
-    """Write a file that only its owner can read, unless it exists; whether it was written."""
+def _write_new(path: Path, text: str) -> bool:
+    """Create a file that only its owner can read. Returns False if there is one already."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -236,12 +236,12 @@ def _child(
     what: str, command: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None
 ) -> Iterator[None]:
     """Run a program that announces its URL, which becomes the host's. It ends when its standard input closes, so it
-    cannot outlive this process. Ctrl-C is for this process alone.
+    cannot outlive this process. Ctrl-C does not reach it.
     """
     child = subprocess.Popen(  # noqa: S603 - the command is ours
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=cwd, process_group=0
     )
-    with child:  # which closes the pipes, and waits
+    with child:  # closes the pipes, and waits
         assert child.stdout is not None  # noqa: S101 - it is a pipe
         try:
             announcement = child.stdout.readline()
@@ -258,7 +258,7 @@ def _child(
 
 @contextlib.contextmanager
 def _temporary_data() -> Iterator[None]:
-    """Keep conversations in a temporary directory, as the sandbox forgets its runs, unless one is configured."""
+    """Keep conversations in a temporary directory, unless one is configured: the sandbox forgets its runs, too."""
     settings = read_settings()
     if settings.database_url is not None or "data_dir" in settings.model_fields_set:
         yield

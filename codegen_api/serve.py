@@ -1,4 +1,4 @@
-"""The server's command line, which is what ``front_door`` takes everything for that begins with no command.
+"""The server's command line: ``codegen-api`` without a command.
 
 Settings come from the environment, overridden by the command line. ``--sandbox`` and ``--with`` start a host as well:
 see ``local_hosts``.
@@ -42,15 +42,14 @@ if sys.platform != "win32":
 START_SECONDS = 30
 """Seconds a worker may take to start or respond. uvicorn's default of five would replace it again and again."""
 
-COLLECTED_AT = 50_000
-"""So many new objects make a garbage collection, which Python has after 700. That is what a few requests that are under
-way need, so it would scan them over and over: that took a fifth of the time of a GET. A thousand followed runs that
-are read at once need more than 10,000.
+GC_THRESHOLD = 50_000
+"""New objects that trigger a garbage collection; Python's default is 700. A few requests in progress have that many, so
+scanning them over and over took a fifth of the time of a GET. Reading a thousand runs at once takes more than 10,000.
 """
 
 LET_IN = "Requests without credentials are let in as {who} by the dialects whose clients may send none."
 LABEL = re.compile(r"^  [a-z]+ {2,}", re.MULTILINE)
-"""What stands before a line of the first lines that says where or who."""
+"""The label of an announced line, such as ``host`` or ``docs``."""
 EPILOG = """\
 Everything else is set with environment variables that begin with CODEGEN_: see docs/settings.md.
 
@@ -63,8 +62,8 @@ commands, each with a --help of its own:
 
 def main(argv: Sequence[str]) -> None:
     """Serve until a signal arrives. Exits with status 2 on invalid arguments or settings."""
-    _fill_standard_files()
-    _take_all_descriptors()
+    _open_standard_files()
+    _raise_descriptor_limit()
     arguments = _parser().parse_args(argv)
     _set_environment(arguments)
     try:
@@ -88,33 +87,33 @@ def _start(arguments: argparse.Namespace) -> None:
         raise SettingsError("--dir says where the host works; it needs --with.")
     port = _reserve_port(settings.host, settings.port)
     url = _url(settings.host, port)
-    with contextlib.ExitStack() as beside:
-        told: Sequence[str] = (f"  host     {settings.base_url}",)
+    with contextlib.ExitStack() as stack:
+        host_lines: Sequence[str] = (f"  host     {settings.base_url}",)
         if arguments.sandbox:
-            told = beside.enter_context(local_hosts.sandbox(url))
+            host_lines = stack.enter_context(local_hosts.sandbox(url))
         elif arguments.program:
-            told = beside.enter_context(local_hosts.program(arguments.program, arguments.dir or ".", url))
+            host_lines = stack.enter_context(local_hosts.program(arguments.program, arguments.dir or ".", url))
         # one for all workers and reloads; like everything sealed with it, it lasts as long as this process
-        alone = settings.redis_url is None and (arguments.sandbox or settings.auth == ("token",))
-        if alone and read_settings().secret_key is None:
+        may_be_random = settings.redis_url is None and (arguments.sandbox or settings.auth == ("token",))
+        if may_be_random and read_settings().secret_key is None:
             os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
         if settings.workers > 1:
             create_app()  # report errors once, here, instead of in each worker
-        # from here on also that of who only has the sandbox's own
-        settings = read_settings()
+        settings = read_settings()  # again: the host has set some of them
         console = [f"  console  {url}{settings.root_path}/console/"] if settings.console else []
-        places = [*console, f"  docs     {url}{settings.root_path}/docs"]
-        _serve(settings, port, arguments.reload, url, [*places, told[0], *_anonymous_access(settings), *told[1:]])
+        pages = [*console, f"  docs     {url}{settings.root_path}/docs"]
+        lines = [*pages, host_lines[0], *_anonymous_access(settings), *host_lines[1:]]
+        _serve(settings, port, arguments.reload, url, lines)
 
 
-def _fill_standard_files() -> None:
-    """Reopen standard files closed as by ``2>&-``: else a socket would get their number and be written to."""
+def _open_standard_files() -> None:
+    """Open standard files closed as by ``2>&-``: otherwise a socket would get such a number, and output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
-def _take_all_descriptors() -> None:
+def _raise_descriptor_limit() -> None:
     """Raise the soft limit on open files: its default of 1,024 exists for programs that use select()."""
     if sys.platform != "win32":
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -149,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _set_environment(arguments: argparse.Namespace) -> None:
-    """Pass the command line on to workers, which are processes of their own, through the environment."""
+    """Pass the command line on to the worker processes, through the environment."""
     for name in ("host", "port", "workers"):
         if getattr(arguments, name) is not None:
             os.environ[PREFIX + name.upper()] = str(getattr(arguments, name))
@@ -158,36 +157,36 @@ def _set_environment(arguments: argparse.Namespace) -> None:
 
 
 def application() -> FastAPI:
-    """The application of a process that only serves. Its objects are permanent, so they are frozen out of garbage
+    """The application of a process that only serves. Its objects are permanent, so they are excluded from garbage
     collection: scanning them would block the event loop for more than 100 ms each time.
     """
-    made = create_app()
+    app = create_app()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECTED_AT, *gc.get_threshold()[1:])
-    return made
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
+    return app
 
 
-def _serve(settings: Settings, port: int, reload: bool, url: str, told: Sequence[str]) -> None:
-    threading.Thread(target=_announce, args=(url, told), daemon=True).start()
+def _serve(settings: Settings, port: int, reload: bool, url: str, lines: Sequence[str]) -> None:
+    threading.Thread(target=_announce, args=(url, lines), daemon=True).start()
     # uvicorn re-raises the signal after a clean shutdown; exit with status 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.getLogger("uvicorn.error").addFilter(_only_once)
-    uvicorn.run("codegen_api.serve:application", factory=True, port=port, reload=reload, **_options(settings))
+    logging.getLogger("uvicorn.error").addFilter(_quiet_after_signal)
+    uvicorn.run("codegen_api.serve:application", factory=True, port=port, reload=reload, **_uvicorn_options(settings))
 
 
-def _only_once(record: logging.LogRecord) -> bool:
-    """The parent of workers logs that a signal arrived; keep it from then logging how each worker ends."""
+def _quiet_after_signal(record: logging.LogRecord) -> bool:
+    """Once the parent of workers has logged a signal, keep it from logging how each worker ends."""
     if record.getMessage().startswith("Received SIG"):
         logging.getLogger(record.name).setLevel(logging.WARNING)
     return True
 
 
-def _options(settings: Settings) -> dict[str, Any]:
-    # uvicorn's own lines are text; without its handlers they go where the gateway's do
-    own_lines = {} if form_of(settings.log_format) == "text" else {"log_config": None}
+def _uvicorn_options(settings: Settings) -> dict[str, Any]:
+    # uvicorn's own handlers write text; without them its lines go where the gateway's do
+    logging_options = {} if form_of(settings.log_format) == "text" else {"log_config": None}
     return {
-        **own_lines,
+        **logging_options,
         "host": settings.host,
         "workers": settings.workers,
         "timeout_worker_healthcheck": START_SECONDS,
@@ -211,10 +210,10 @@ def _reserve_port(host: str, port: int) -> int:
             claimed: int = probe.getsockname()[1]
             return claimed
     except OSError as error:
-        other = "--host takes an address of this machine."
+        advice = "--host takes an address of this machine."
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            other = "--port takes another one; --port 0, one that is free."
-        raise SettingsError(f"{host}:{port} cannot be served on: {error.strerror}. {other}") from None
+            advice = "--port takes another one; --port 0, one that is free."
+        raise SettingsError(f"{host}:{port} cannot be served on: {error.strerror}. {advice}") from None
 
 
 def _url(host: str, port: int) -> str:
@@ -223,16 +222,16 @@ def _url(host: str, port: int) -> str:
 
 
 def _anonymous_access(settings: Settings) -> list[str]:
-    """A line saying as whom requests without credentials are served. Only the public sandbox token may be named."""
+    """A line that names the user for requests without credentials. The only token it may name is the sandbox's."""
     if settings.demo_token is None or not allows_anonymous(settings):
         return []
     public = settings.demo_token.get_secret_value() == local_hosts.SANDBOX_TOKEN
     return [LET_IN.format(who=local_hosts.SANDBOX_TOKEN if public else f"the user of {PREFIX}DEMO_TOKEN")]
 
 
-def _announce(url: str, said: Sequence[str]) -> None:
-    """Print the URL once it responds, and then the other lines, with colours for people. All are written at once: the
-    log may go to the same file, and no line of it comes between them, or into one of them.
+def _announce(url: str, lines: Sequence[str]) -> None:
+    """Print the URL once it responds, and then the other lines. All are written at once, as the log may go to the same
+    file, and its lines must not come between them.
     """
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:  # a daemon thread: it ends with the process
@@ -242,6 +241,6 @@ def _announce(url: str, said: Sequence[str]) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
     colours = shows_colours(sys.stdout)
-    others = [LABEL.sub(lambda found: painted(found[0], DIM, colours), each) for each in said]
+    others = [LABEL.sub(lambda found: painted(found[0], DIM, colours), each) for each in lines]
     sys.stdout.write("\n".join([f"codegen_api is at {painted(url, BOLD, colours)}", *others, ""]))
     sys.stdout.flush()

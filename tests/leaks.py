@@ -42,12 +42,12 @@ PRINCIPAL = re.compile(r"""(?<= )principal=\S+|"principal": ?"[^"]*\"""")
 def announced() -> frozenset[str]:
     """What the front door says to who started it, with the tokens of the sandbox or a new key in it."""
     # here, and not above: it takes longer than everything else that a run of a few tests needs
-    from codegen_api.local_hosts import NEW_KEY, OF_SANDBOX, SANDBOX_TOKEN, TRY_IT
+    from codegen_api.local_hosts import NEW_KEY, SANDBOX_LINES, SANDBOX_TOKEN, TRY_IT
     from codegen_api.serve import LET_IN
 
     told = (
         *(TRY_IT.format(url="URL", token=token) for token in (SANDBOX_TOKEN, "KEY", "$KEY")),
-        OF_SANDBOX.format(host="URL"),
+        SANDBOX_LINES.format(host="URL"),
         NEW_KEY.format(key="KEY"),
         LET_IN.format(who=SANDBOX_TOKEN),
     )

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from uvicorn.server import ServerState
 
 from codegen_api.http1 import HEAD_SECONDS, MAX_UNREAD, RESERVE, StrictHttpProtocol
-from codegen_api.serve import _options
+from codegen_api.serve import _uvicorn_options
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import gateway_app, refusal, settings
@@ -72,7 +72,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 
 def connected(app: Any = answer, descriptor: Any = None, **given: Any) -> tuple[Transport, Callable[[bytes], None]]:
-    config = uvicorn.Config(app, **{**_options(settings(**given)), "log_config": None})
+    config = uvicorn.Config(app, **{**_uvicorn_options(settings(**given)), "log_config": None})
     config.load()
     transport = Transport(descriptor)
     transport.protocol = StrictHttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())

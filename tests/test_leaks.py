@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api.local_hosts import OF_SANDBOX, SANDBOX_TOKEN, TRY_IT
+from codegen_api.local_hosts import SANDBOX_LINES, SANDBOX_TOKEN, TRY_IT
 from tests.end_to_end import processes
 from tests.leaks import WATCH, Watch, sandbox_texts
 from tests.nested import ALONE, BESIDE, run_of_tests
@@ -60,7 +60,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 
 
 def test_what_the_front_door_is_to_print_is_let_through_and_nothing_beside_it() -> None:
-    said = "\n".join([OF_SANDBOX.format(host=URL), TRY_IT.format(url=URL, token=SANDBOX_TOKEN)])
+    said = "\n".join([SANDBOX_LINES.format(host=URL), TRY_IT.format(url=URL, token=SANDBOX_TOKEN)])
     assert "sandbox-alice" in said
     announced, altered, logged = watching(), watching(), watching()
     announced.output("output of a gateway", f"codegen_api is at {URL}\n{said}")

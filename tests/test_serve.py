@@ -18,7 +18,7 @@ import uvicorn
 
 from codegen_api import front_door, local_hosts, serve
 from codegen_api.auth.keys import parse_list
-from codegen_api.serve import START_SECONDS, _announce, _options
+from codegen_api.serve import START_SECONDS, _announce, _uvicorn_options
 from tests.dialects.site import settings
 
 FORGED = [(b"x-forwarded-for", b"192.0.2.9"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"evil.example")]
@@ -31,7 +31,7 @@ def seen(client: str, **more: Any) -> dict[str, Any]:
     async def look(scope: Any, receive: Any, send: Any) -> None:
         scopes.append(scope)
 
-    config = uvicorn.Config(look, **{**_options(settings(**more)), "log_config": None})
+    config = uvicorn.Config(look, **{**_uvicorn_options(settings(**more)), "log_config": None})
     config.load()
     scope = {"type": "http", "scheme": "http", "client": (client, 4711), "headers": FORGED}
     asyncio.run(config.loaded_app(scope, None, None))
@@ -61,7 +61,7 @@ def test_what_a_trusted_proxy_says_was_forwarded_is_believed(proxies: str, clien
 
 
 def test_a_worker_that_starts_slowly_is_not_taken_for_dead() -> None:
-    config = uvicorn.Config("codegen_api:create_app", **{**_options(settings(workers=4)), "log_config": None})
+    config = uvicorn.Config("codegen_api:create_app", **{**_uvicorn_options(settings(workers=4)), "log_config": None})
     assert config.timeout_worker_healthcheck == START_SECONDS
     assert START_SECONDS >= 20
 

@@ -129,7 +129,7 @@ def test_langgraph_is_started_without_a_password(folder: Path) -> None:
         (["--with", "opencode"], {}, "", "opencode is not on PATH. Install it: npm install -g opencode-ai@1.18.33"),
         (["--with", "langgraph"], {}, "", 'langgraph is not on PATH. Install it: pip install "langgraph-cli[inmem]"'),
         (["--with", "langgraph"], {}, "bin", "has no langgraph.json, which langgraph needs"),
-        (["--with", "opencode", "--dir", "nowhere"], {}, "bin", "nowhere is no folder"),
+        (["--with", "opencode", "--dir", "nowhere"], {}, "bin", "nowhere is not a folder"),
         (["--with", "opencode"], {"base_url": "http://x"}, "bin", "CODEGEN_BASE_URL: it is set"),
         (["--with", "opencode"], {"upstream": "opencode"}, "bin", "CODEGEN_UPSTREAM: it is set"),
         (["--with", "opencode", "--sandbox"], {}, "bin", "not allowed with argument --with"),
