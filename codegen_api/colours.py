@@ -1,4 +1,4 @@
-"""Colours for people who look at a terminal, and for nobody else."""
+"""Colours on terminals, and nowhere else."""
 
 import os
 from typing import TextIO
@@ -7,7 +7,7 @@ BOLD, DIM, RED, GREEN, YELLOW, MAGENTA, CYAN = "1", "2", "31", "32", "33", "35",
 
 
 def shows_colours(stream: TextIO | None) -> bool:
-    """Whether ``stream`` is a terminal on which somebody may want colours: see https://no-color.org."""
+    """Whether ``stream`` is a terminal, and colours are not switched off: see https://no-color.org."""
     try:
         return (
             stream is not None
@@ -20,5 +20,5 @@ def shows_colours(stream: TextIO | None) -> bool:
 
 
 def painted(text: str, colour: str, wanted: bool = True) -> str:
-    """The text in a colour, if there is one and colours are ``wanted``."""
+    """The text in a colour, unless that is empty or colours are not ``wanted``."""
     return f"\x1b[{colour}m{text}\x1b[0m" if wanted and colour and text else text

@@ -1,4 +1,4 @@
-"""Who is calling, what they may do, and the credential shown to the host for them."""
+"""Who is calling, what they may do, and the credential with which the host is called for them."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ SCOPES = frozenset({READ, WRITE, READ + ALL, WRITE + ALL})
 class Principal:
     """A user: an authority and their id there, the same for all of their tokens.
 
-    ``authority`` is the host's name (``codegen``), ``jwt:`` plus the issuer of a JWT, or ``key`` for our own API keys.
+    ``authority`` is the host's name (``codegen``), ``jwt:`` and the issuer of a JWT, or ``key`` for the gateway's keys.
     """
 
     authority: str
@@ -34,7 +34,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What the host is shown. Compared, hashed and printed by its digest, so the token itself goes nowhere else."""
+    """A token for calls to the host. It is compared, hashed and printed by its digest, so the token stays here."""
 
     token: str = field(repr=False, compare=False)
     digest: str
@@ -49,10 +49,10 @@ class Credential:
 class Caller:
     """The user behind a request, the credential for the host, and what they may do.
 
-    ``shown`` is what they presented if it has to be checked each time; None if its claims hold until it expires.
-    ``shared``: the credential is the deployment's, so the host cannot tell whose a run is and the gateway must.
-    ``organization``, if set, is the only one they may use. Their credentials are valid until ``expires`` (epoch
-    seconds); ``confirm`` raises ``InvalidToken`` if they were revoked earlier.
+    ``shown`` is the token they sent if it has to be checked each time; None if its claims hold until it expires.
+    ``shared``: the credential is the deployment's, so the gateway, not the host, must know whose a run is.
+    ``organization``, if set, is the only one they may use. Their token is valid until ``expires`` (epoch seconds);
+    ``confirm`` raises ``InvalidToken`` if it was revoked earlier.
     """
 
     principal: Principal
@@ -65,7 +65,7 @@ class Caller:
     confirm: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def may(self, scope: str) -> bool:
-        """Whether they have this scope, at least for what is their own."""
+        """Whether they have this scope, at least for their own runs."""
         return scope in self.scopes or scope + ALL in self.scopes
 
 

@@ -1,4 +1,4 @@
-"""``codegen-api keys``: make keys of the gateway's own. They are stored nowhere."""
+"""``codegen-api keys``: make API keys of the gateway. They are stored nowhere."""
 
 import argparse
 import sys
@@ -19,12 +19,12 @@ def main(argv: Sequence[str]) -> int:
     )
     new.add_argument("name", help="whose it is; runs belong to the name, so a new key under the old name keeps them")
     new.add_argument("--scopes", required=True, nargs="+", help=f"what it may do, of {', '.join(sorted(SCOPES))}")
-    new.add_argument("--organization", help="the only organization that it enters")
-    new.add_argument("--expires", help="until when it is good: a date, or a moment with its zone")
-    wanted = parser.parse_args(argv)
-    scopes = [scope for group in wanted.scopes for scope in group.split(",") if scope]
+    new.add_argument("--organization", help="the only organization that it may use")
+    new.add_argument("--expires", help="when it expires: a date, or a time with its zone")
+    arguments = parser.parse_args(argv)
+    scopes = [scope for group in arguments.scopes for scope in group.split(",") if scope]
     try:
-        key, line = new_key(wanted.name, scopes, wanted.organization, wanted.expires)
+        key, line = new_key(arguments.name, scopes, arguments.organization, arguments.expires)
     except ValueError as error:
         print(str(error).removeprefix("line 1: "), file=sys.stderr)
         return 2

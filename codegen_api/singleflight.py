@@ -1,4 +1,4 @@
-"""Share one call among all who ask for the same thing at the same time."""
+"""Share one call among all callers that ask for the same thing at the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -35,8 +35,8 @@ class Singleflight(Generic[K, V]):
         if not task.cancelled():
             task.exception()  # mark it as retrieved, or asyncio logs it if all callers have left
 
-    async def landed(self, key: K, *, within: float) -> bool:
-        """Wait up to ``within`` seconds for the call with this key; False if there is none."""
+    async def wait_for(self, key: K, *, within: float) -> bool:
+        """Wait up to ``within`` seconds for the call with this key. Returns False if there is none."""
         task = self._tasks.get(key)
         if task is not None:
             await asyncio.wait({task}, timeout=within)

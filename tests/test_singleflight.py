@@ -103,8 +103,8 @@ async def test_closing_waits_as_long_as_it_is_told_to() -> None:
 
     soon, late = (asyncio.create_task(flights.share(str(each), partial(call, each))) for each in (5, 20))
     await asyncio.sleep(1)
-    assert not await flights.landed("another", within=1000)
-    assert await flights.landed("20", within=1)
+    assert not await flights.wait_for("another", within=1000)
+    assert await flights.wait_for("20", within=1)
     await flights.aclose(within=10)
     assert await soon == "here"
     with pytest.raises(asyncio.CancelledError):

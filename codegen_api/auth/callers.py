@@ -1,4 +1,4 @@
-"""Authenticates callers by what they present: a token of the host, a JWT, or a key of our own, told apart by form."""
+"""Authenticates callers by their token: one of the host, a JWT, or a key of the gateway, told apart by its form."""
 
 import re
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ _CHARACTERS = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(eq=False, repr=False)
 class Callers:
-    """Asks the one configured authority that a token is for, and logs why a token is refused. Each is None if it is not
-    configured.
+    """Asks the authority that a token is for, and logs why a token is refused. An authority that is not configured is
+    None.
     """
 
     tokens: UpstreamTokens | None = None
@@ -33,7 +33,7 @@ class Callers:
     _limited_log: LogLimiter = field(default_factory=LogLimiter, init=False)
 
     def open(self) -> None:
-        """Begin to fetch what is needed for authentication."""
+        """Start to fetch the issuer's keys."""
         if self.jwts is not None:
             self.jwts.source.open()
 
@@ -76,8 +76,8 @@ class Callers:
 
     def absent(self, principal: Principal) -> Caller | None:
         """A caller for deferred work with the deployment's token; None if no authority knows this user any more."""
-        vouching = (authority for authority in (self.jwts, self.keys) if authority is not None)
-        return next((caller for authority in vouching if (caller := authority.absent(principal))), None)
+        authorities = (authority for authority in (self.jwts, self.keys) if authority is not None)
+        return next((caller for authority in authorities if (caller := authority.absent(principal))), None)
 
     async def _ask_authority(self, token: str, address: str) -> Caller:
         if len(token) > LONGEST_TOKEN:

@@ -1,7 +1,7 @@
 """The keys with which an issuer signs: one from the settings, or those that it publishes.
 
-Each key is bound to the algorithms of its type before a token is looked at. A token cannot choose: otherwise an
-attacker could sign with HS256, using the public key as the shared secret.
+Each key is bound to the algorithms of its type before a token is read. If a token could choose, an attacker could sign
+with HS256 and use the public key as the shared secret.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ DEFAULT = ("RS256", "ES256", EDWARDS)
 SECRET_CHARACTERS = 32
 
 FRESH_SECONDS = 300.0
-"""How long a key set is used without a refresh; also the interval in which the same problem with it is logged once."""
+"""Seconds for which a key set is used without a refresh, and between two log lines about the same problem with it."""
 
 COOL_DOWN_SECONDS = 10.0
 """Minimum seconds between attempts to fetch the key set, whatever key ids tokens name."""
@@ -55,7 +55,7 @@ Public: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed255
 class FixedKey:
     """One key from the settings: a public key or certificate in PEM, or a secret shared with the issuer.
 
-    Raises ``ValueError``, which does not quote it, if none of ``algorithms`` can use it. It answers like a ``KeySet``.
+    Has the interface of ``KeySet``. Raises ``ValueError``, which does not quote it, if none of ``algorithms`` fits it.
     """
 
     observation: Observation | None = None
@@ -63,7 +63,7 @@ class FixedKey:
     def __init__(self, text: str, algorithms: Sequence[str]) -> None:
         if "-----BEGIN" in text:
             pem = text.replace("\\n", "\n")  # environment variables often have escaped newlines
-            self._keys = _bound(_load_pem(pem), algorithms or DEFAULT)
+            self._keys = _bind(_load_pem(pem), algorithms or DEFAULT)
             if set(algorithms) & set(SECRET):
                 raise ValueError("a public key is no secret: HS256 and the like do not go with it")
         else:
@@ -98,8 +98,8 @@ class _Published:
 class KeySet:
     """The keys that an issuer publishes; ``fetch`` returns its JSON Web Key Set (RFC 7517).
 
-    The last good set is used until there is a newer one. A token that fits no key triggers a refresh, but not often:
-    anybody can make one up. Raises ``ValueError`` for ``algorithms`` that published keys cannot have.
+    The last good set is used until there is a newer one. A token that fits no key triggers a refresh, but seldom, as
+    anybody can make up such a token. Raises ``ValueError`` for ``algorithms`` that published keys cannot have.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[Json]], algorithms: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ class KeySet:
         self._flights: Singleflight[None, None] = Singleflight()
 
     async def payload(self, token: str, algorithm: str, kid: str | None) -> bytes | None:
-        """What a token with these headers says, if one of the keys has signed it.
+        """The payload of a token with these headers, if one of the keys has signed it.
 
         Raises:
             AuthUnavailable: there is no set, or it may be too old to contain the key.
@@ -124,7 +124,7 @@ class KeySet:
         known = self._set
         payload = self._verified(token, algorithm, kid)
         if payload is not None or self._has(kid):
-            return payload  # a named key that is known, and has not signed this, is the only one that could have
+            return payload  # the named key is known, and no other could have signed this
         await self._refresh()
         if self._set is not known:
             payload = self._verified(token, algorithm, kid)
@@ -142,7 +142,7 @@ class KeySet:
         return f"the {len(self._set)} keys of the issuer{shown}"
 
     def open(self) -> None:
-        """Fetch the keys now, so that problems are logged before anybody needs them."""
+        """Fetch the keys now, so that problems are logged before a key is needed."""
         self._opening = asyncio.ensure_future(self._refresh())
 
     async def aclose(self) -> None:
@@ -152,7 +152,7 @@ class KeySet:
         return kid is not None and any(each.kid == kid for each in self._set)
 
     def _verified(self, token: str, algorithm: str, kid: str | None) -> bytes | None:
-        """Try the keys with that id, then those without any: an issuer need not name its only key."""
+        """Try the keys with this id, then those without an id: an issuer need not name its only key."""
         by_name = [each for each in self._set if kid in (None, each.kid)]
         nameless = [each for each in self._set if kid is not None and each.kid is None]
         keys = [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MAX_TRIES]
@@ -161,13 +161,13 @@ class KeySet:
 
     async def _refresh(self) -> None:
         if loop_time() >= self._tried + COOL_DOWN_SECONDS:
-            await self._flights.share(None, self._ask)
+            await self._flights.share(None, self._fetch_now)
 
-    async def _ask(self) -> None:
+    async def _fetch_now(self) -> None:
         trouble = ""
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                self._set = _read(await self._fetch(), self.algorithms)
+                self._set = _parse_key_set(await self._fetch(), self.algorithms)
             self._fetched = loop_time()
         except TimeoutError:
             trouble = f"there was no answer within {FETCH_SECONDS:.0f} seconds"
@@ -177,7 +177,7 @@ class KeySet:
             trouble = error.reason or error.code
         now = self._tried = loop_time()
         self.observation = Observation(not trouble, time.time())
-        # the state is logged when it changes, and repeatedly while it is bad
+        # log each change of state, and an outage repeatedly
         if trouble and (trouble != self._trouble or now >= self._logged_at + FRESH_SECONDS):
             logger.warning("the issuer's keys cannot be had: %s", trouble)
             self._logged_at = now
@@ -197,7 +197,7 @@ def _verified(token: str, key: Key, algorithm: str) -> bytes | None:
 
 
 class _OtherKey(Key):
-    """A key for an algorithm that the library does not know. ``check`` raises for a signature that is not the key's."""
+    """A key for an algorithm that the library lacks. ``check`` raises ``InvalidSignature`` for a wrong signature."""
 
     def __init__(self, check: Callable[[bytes, bytes], None]) -> None:
         self._check = check
@@ -225,7 +225,7 @@ def _load_pem(pem: str) -> Public:
     return key
 
 
-def _bound(key: Public, algorithms: Sequence[str]) -> Keys:
+def _bind(key: Public, algorithms: Sequence[str]) -> Keys:
     if isinstance(key, rsa.RSAPublicKey):
         fitting: Sequence[str] = RSA
     else:
@@ -244,7 +244,7 @@ def _key(key: Public, algorithm: str) -> Key:
     return jwk.construct(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), algorithm)
 
 
-def _read(answer: Json, algorithms: Sequence[str]) -> Sequence[_Published]:
+def _parse_key_set(answer: Json, algorithms: Sequence[str]) -> Sequence[_Published]:
     """The usable keys of a key set; others are skipped.
 
     Raises:
@@ -284,7 +284,7 @@ def _parse_jwk(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
             key: Public = ed25519.Ed25519PublicKey.from_public_bytes(base64url_decode(str(item["x"]).encode()))
         else:
             key = _load_pem(jwk.construct(public, {"RSA": "RS256", "EC": "ES256"}[item["kty"]]).to_pem().decode())
-        return _bound(key, algorithms)
-    # whatever the library raises for a malformed key
+        return _bind(key, algorithms)
+    # what the library raises for malformed keys
     except (JWKError, ValueError, TypeError, AttributeError, KeyError):
         return {}

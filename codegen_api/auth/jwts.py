@@ -1,7 +1,7 @@
 """Authentication by JWTs, whose issuer says who a user is and what they may do.
 
-Unsigned tokens are never accepted, and a token's claim of how it is signed is only a request: ``issuer_keys`` binds
-each key to its algorithms.
+Unsigned tokens are never accepted. The algorithm that a token names is only a request: ``issuer_keys`` binds each key
+to its algorithms.
 """
 
 import base64
@@ -18,7 +18,7 @@ from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Princi
 from codegen_api.log_lines import LogLimiter
 from codegen_api.telemetry import quoted
 
-if TYPE_CHECKING:  # loaded only where there are some: they bring much
+if TYPE_CHECKING:  # imported on demand: signatures need large libraries
     from codegen_api.auth.issuer_keys import FixedKey, KeySet
 
 LONGEST_SUBJECT = 255
@@ -35,8 +35,8 @@ EVERYBODY = "*"
 class Claims:
     """Which claims of an issuer's tokens to read. A nested claim is named by its path: ``realm_access.roles``.
 
-    A word in ``scopes``, after ``prefix``, is one of our scopes, or one of ``granted``, which maps words of the issuer
-    to our scopes; ``*`` there applies to everybody.
+    A word in the claims ``scopes`` is a scope of ours behind ``prefix``, or a key of ``granted``, which maps the
+    issuer's words to our scopes; ``*`` there applies to everybody.
     """
 
     audience: str = "aud"
@@ -46,14 +46,14 @@ class Claims:
 
 
 def looks_like_jwt(token: str) -> bool:
-    """Whether this has the form of a JWT, whether signed, unsigned or encrypted."""
+    """Whether this has the form of a JWT, be it signed, unsigned or encrypted."""
     parts = token.split(".")
     return len(parts) in (3, 5) and "alg" in _json_object(_decoded(parts[0]))
 
 
 @dataclass(eq=False, repr=False)
 class Jwts:
-    """Accepts JWTs from one ``issuer`` for one ``audience``; ``credential`` is what the host is shown for all of them.
+    """Accepts JWTs from one ``issuer`` for one ``audience``. The host is called with ``credential`` for all of them.
     ``leeway`` is the tolerated clock difference in seconds.
     """
 
@@ -72,18 +72,18 @@ class Jwts:
             InvalidToken: it is invalid, expired, or for another audience.
             AuthUnavailable: the issuer's keys cannot be fetched.
         """
-        algorithm, kid = self._requested(token)
+        algorithm, kid = self._read_header(token)
         payload = await self.source.payload(token, algorithm, kid)
         if payload is not None:
-            return self._checked(_json_object(payload))
+            return self._caller_of(_json_object(payload))
         # unverified, so its issuer is no more than a hint
-        found = _json_object(_decoded(token.split(".")[1])).get("iss")
-        hint = "" if found == self.issuer else f"; it says that its issuer is {quoted(found)}"
+        issuer = _json_object(_decoded(token.split(".")[1])).get("iss")
+        hint = "" if issuer == self.issuer else f"; it says that its issuer is {quoted(issuer)}"
         named = "which names no key" if kid is None else f"signed with the key {quoted(kid)}"
         raise InvalidToken(reason=f"key: a token {named} fits none of {self.source.known()}{hint}")
 
     def from_ticket(self, principal: Principal, scopes: frozenset[str], expires: float | None) -> Caller:
-        """The caller whose token said this when they were given their ticket.
+        """The caller whose token had these claims when the ticket was made.
 
         Raises:
             InvalidTicket: the issuer is no longer configured.
@@ -93,7 +93,7 @@ class Jwts:
         return self._caller(principal, scopes, expires)
 
     def absent(self, principal: Principal) -> Caller | None:
-        """A user of this issuer, with rights to their own runs only. That they still exist cannot be checked."""
+        """A user of this issuer, with rights to their own runs only. Whether they still exist cannot be checked."""
         if principal.authority != self._authority:
             return None
         return self._caller(principal, frozenset({READ, WRITE}))
@@ -102,7 +102,8 @@ class Jwts:
     def _authority(self) -> str:
         return f"jwt:{self.issuer}"
 
-    def _requested(self, token: str) -> tuple[str, str | None]:
+    def _read_header(self, token: str) -> tuple[str, str | None]:
+        """The algorithm and the key id that the token names."""
         if not _FORM.fullmatch(token):
             raise InvalidToken(reason="form: it has the header of a JWT, and is no base64 in 3 parts")
         header = _json_object(_decoded(token.partition(".")[0]))
@@ -118,7 +119,7 @@ class Jwts:
     def _caller(self, principal: Principal, scopes: frozenset[str], expires: float | None = None) -> Caller:
         return Caller(principal, self.credential, None, scopes=scopes, shared=True, expires=expires)
 
-    def _checked(self, claims: Mapping[str, Any]) -> Caller:
+    def _caller_of(self, claims: Mapping[str, Any]) -> Caller:
         faults = list(self._faults(claims))
         if faults:
             expired = len(faults) == 1 and faults[0].startswith("exp: it expired")
@@ -126,12 +127,12 @@ class Jwts:
             raise InvalidToken(message, reason="; ".join(faults))
         scopes = self._scopes(claims)
         if not scopes:
-            said = ", ".join(f"{name}={quoted(_claim(claims, name))}" for name in self.claims.scopes)
-            self._limited_log.log("scope", f"a good token opens nothing, as it names none of our scopes: {said}")
+            found = ", ".join(f"{name}={quoted(_claim(claims, name))}" for name in self.claims.scopes)
+            self._limited_log.log("scope", f"a good token opens nothing, as it names none of our scopes: {found}")
         return self._caller(Principal(self._authority, claims["sub"]), scopes, claims["exp"] + self.leeway)
 
     def _faults(self, claims: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with a token that is properly signed. ``iat`` and the like are not relied on."""
+        """What is wrong with a properly signed token. ``iat`` and the like are ignored."""
         now, where = time.time(), self.claims.audience
         issuer, audience, user, expires = claims.get("iss"), _claim(claims, where), claims.get("sub"), claims.get("exp")
         if issuer != self.issuer or not isinstance(issuer, str):
@@ -178,7 +179,7 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def _words(claim: object) -> list[str]:
-    """The words in a claim: a string split at spaces and commas, or a list. A word with a comma also counts whole."""
+    """The words in a claim: a string split at spaces and commas, or a list. A word with commas also counts whole."""
     if isinstance(claim, str):
         words = claim.split(" ")
         return words + [part for word in words if "," in word for part in word.split(",")]
@@ -193,10 +194,10 @@ def _decoded(part: str) -> bytes:
         return b""
 
 
-def _json_object(said: bytes) -> Mapping[str, Any]:
-    """The JSON object in a part of a token; empty if there is none."""
+def _json_object(part: bytes) -> Mapping[str, Any]:
+    """The JSON object in a decoded part of a token; empty if there is none."""
     try:
-        found = json.loads(said)
+        value = json.loads(part)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

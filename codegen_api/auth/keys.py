@@ -1,10 +1,10 @@
-"""Authentication by API keys of our own, for machines. The operator keeps a list with a line per key:
+"""Authentication by API keys of the gateway, for machines. The operator keeps a list with a line per key:
 
     nightly digest=sha256:... scopes=runs:read,runs:write organization=323 expires=2027-01-01
 
 It holds the SHA-256 of each key, which is enough because keys are long and random. ``organization`` and ``expires`` (a
 date, or a time with its zone) are optional. ``;`` also separates lines, and ``#`` begins a comment. Runs belong to the
-name, so while a key is being replaced two lines may have the same one.
+name, so two lines may have the same name while a key is being replaced.
 """
 
 import hashlib
@@ -46,10 +46,10 @@ class KeyEntry:
 
 
 class Keys:
-    """Accepts the keys in the list that ``read`` returns, now and on every later look; ``credential`` is what the host
-    is shown for all of them.
+    """Accepts the keys in the list that ``read`` returns, which is read again later. The host is called with
+    ``credential`` for all of them.
 
-    Raises ``ValueError``, which names the line, or whatever ``read`` raises, if the initial list is bad.
+    Raises ``ValueError``, which names the line, if the initial list is invalid, and the errors of ``read``.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Keys:
         self._credential = credential
         self._clock = clock
         self._text: str | None = read()
-        self._listed = parse_list(self._text)
+        self._entries = parse_list(self._text)
         self._trouble = ""
         self._loaded_at = -RELOAD_SECONDS
 
@@ -76,36 +76,37 @@ class Keys:
         if principal.authority != AUTHORITY:
             return None
         self._reload()
-        for each in self._listed:
-            if each.name == principal.user and (each.expires is None or each.expires > self._clock()):
-                return self._caller(each, None)
+        for entry in self._entries:
+            if entry.name == principal.user and (entry.expires is None or entry.expires > self._clock()):
+                return self._caller(entry, None)
         return None
 
-    def _confirm(self, then: KeyEntry) -> None:
-        if self._find(then.digest) != then:  # a changed line is a different grant
-            raise InvalidToken(reason=f"key: the line of {then.name} has changed")
+    def _confirm(self, earlier: KeyEntry) -> None:
+        if self._find(earlier.digest) != earlier:  # a changed line is a different grant
+            raise InvalidToken(reason=f"key: the line of {earlier.name} has changed")
 
-    def _caller(self, found: KeyEntry, shown: str | None) -> Caller:
+    def _caller(self, entry: KeyEntry, shown: str | None) -> Caller:
         return Caller(
-            Principal(AUTHORITY, found.name),
+            Principal(AUTHORITY, entry.name),
             self._credential,
             shown,
-            scopes=found.scopes,
+            scopes=entry.scopes,
             shared=True,
-            organization=found.organization,
-            expires=found.expires,
-            confirm=lambda: self._confirm(found),
+            organization=entry.organization,
+            expires=entry.expires,
+            confirm=lambda: self._confirm(entry),
         )
 
     def _find(self, digest: str) -> KeyEntry:
         self._reload()
         # always compare all of them, so that the time reveals nothing
-        same = [each for each in self._listed if hmac.compare_digest(each.digest, digest)]
-        if not same:
-            raise InvalidToken(reason=f"list: it is none of the {len(self._listed)} keys in the list")
-        if same[0].expires is not None and same[0].expires <= self._clock():
-            raise InvalidToken("Authentication failed: the key has expired.", reason=f"exp: {same[0].name} has expired")
-        return same[0]
+        matches = [entry for entry in self._entries if hmac.compare_digest(entry.digest, digest)]
+        if not matches:
+            raise InvalidToken(reason=f"list: it is none of the {len(self._entries)} keys in the list")
+        entry = matches[0]
+        if entry.expires is not None and entry.expires <= self._clock():
+            raise InvalidToken("Authentication failed: the key has expired.", reason=f"exp: {entry.name} has expired")
+        return entry
 
     def _reload(self) -> None:
         """Reload a changed list. If it cannot be read, the old one stays in force, and that is logged once."""
@@ -116,7 +117,7 @@ class Keys:
         try:
             text = self._read()
             if text != self._text:
-                self._listed = parse_list(text)
+                self._entries = parse_list(text)
                 self._text = text
             trouble = ""
         except (OSError, ValueError) as error:
@@ -152,27 +153,27 @@ def new_key(
 
 def parse_list(text: str) -> Sequence[KeyEntry]:
     """Parse a list. Raises ``ValueError``, which names the line and never a digest."""
-    found: dict[str, KeyEntry] = {}
+    entries: dict[str, KeyEntry] = {}
     for number, line in enumerate(re.split(r"[\n;]", text), 1):
-        said = line.partition("#")[0].split()
-        if not said:
+        words = line.partition("#")[0].split()
+        if not words:
             continue
         try:
-            item = _listed(said[0], said[1:])
+            entry = _parse_entry(words[0], words[1:])
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-        if item.digest in found:
+        if entry.digest in entries:
             raise ValueError(f"line {number}: this key is in the list already")
-        found[item.digest] = item
-    return tuple(found.values())
+        entries[entry.digest] = entry
+    return tuple(entries.values())
 
 
-def _listed(name: str, said: Sequence[str]) -> KeyEntry:
+def _parse_entry(name: str, words: Sequence[str]) -> KeyEntry:
     if not _NAME.fullmatch(name):
         raise ValueError(A_NAME)
-    fields = dict(each.partition("=")[::2] for each in said)
-    if len(fields) != len(said) or not fields.keys() <= {"digest", "scopes", "organization", "expires"}:
-        raise ValueError("behind the name stand digest=, scopes=, organization= and expires=, each once at most")
+    fields = dict(each.partition("=")[::2] for each in words)
+    if len(fields) != len(words) or not fields.keys() <= {"digest", "scopes", "organization", "expires"}:
+        raise ValueError("the name is followed by digest=, scopes=, organization= and expires=, each at most once")
     digest = _DIGEST.fullmatch(fields.get("digest", ""))
     if digest is None:
         raise ValueError("digest= must be sha256: and 64 hexadecimal digits")
@@ -183,16 +184,14 @@ def _listed(name: str, said: Sequence[str]) -> KeyEntry:
     if organization is not None and not _ORGANIZATION.fullmatch(organization):
         raise ValueError("organization= must be the id of an organization")
     expires = fields.get("expires")
-    return KeyEntry(name, digest[1], scopes, organization, None if expires is None else _moment(expires))
+    return KeyEntry(name, digest[1], scopes, organization, None if expires is None else _parse_time(expires))
 
 
-def _moment(text: str) -> float:
+def _parse_time(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None and len(text) > len("2027-01-01"):
             raise ValueError
         return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
-        raise ValueError(
-            "expires= must be a date, 2027-01-01, or a moment with its zone, 2027-01-01T08:00:00Z"
-        ) from None
+        raise ValueError("expires= must be a date, 2027-01-01, or a time with its zone, 2027-01-01T08:00:00Z") from None

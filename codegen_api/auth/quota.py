@@ -15,7 +15,7 @@ WINDOW = 60
 
 @dataclass(frozen=True, slots=True)
 class QuotaState:
-    """Whether a request was ``granted``, how many of ``quota`` remain, and the seconds until there are more."""
+    """Whether a request was ``granted``, how many of the ``quota`` remain, and the ``seconds`` until there are more."""
 
     granted: bool
     quota: int
@@ -24,10 +24,10 @@ class QuotaState:
 
 
 class Quota:
-    """``per_minute`` requests for each principal. State for one is dropped two minutes after their last request."""
+    """``per_minute`` requests for each principal. A principal's state is dropped two minutes after the last request."""
 
     def __init__(self, per_minute: int) -> None:
-        # imported on demand: few deployments have a quota, and this takes a tenth of the start
+        # imported on demand: few deployments have a quota, and it takes a tenth of the start-up time
         from limits import RateLimitItemPerMinute  # noqa: PLC0415
         from limits.aio.storage import MemoryStorage  # noqa: PLC0415
         from limits.aio.strategies import SlidingWindowCounterRateLimiter  # noqa: PLC0415
@@ -38,7 +38,7 @@ class Quota:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def take(self, principal: Principal) -> QuotaState:
-        """Count a request of ``principal``; refused ones do not count."""
+        """Count a request of ``principal``. Refused requests do not count."""
         key = repr(principal)  # the library joins parts with slashes, which ids may contain
         granted = await self._limiter.hit(self._limit, key)
         more_at, remaining = await self._limiter.get_window_stats(self._limit, key)

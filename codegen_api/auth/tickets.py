@@ -33,7 +33,7 @@ LIFETIME = 3600.0
 NONCE_BYTES = 12
 
 FEED = ""
-"""In place of a run's id: the ticket is for the feed of an organization's runs."""
+"""Instead of a run's id: the ticket is for the feed of an organization's runs."""
 
 _FORM = re.compile(r"[A-Za-z0-9_-]{40,16384}", re.ASCII)
 
@@ -56,7 +56,7 @@ class Ticket:
 
 
 class Tickets:
-    """Seals tickets with the first of ``secrets``, opens those of all. One outlives two streams of
+    """Seals tickets with the first of ``secrets``, and opens those of all. A ticket outlives two streams of
     ``stream_seconds``.
     """
 
@@ -66,8 +66,8 @@ class Tickets:
 
     @cached_property
     def _ciphers(self) -> "Mapping[bytes, Sequence[AESGCM]]":
-        """For each purpose those with the keys that are derived from the secrets."""
-        # imported on demand: encryption brings much, and few ask for tickets
+        """The ciphers for each purpose, with keys derived from the secrets."""
+        # imported on demand: encryption needs a large library, and few clients ask for tickets
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
         from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
@@ -88,13 +88,13 @@ class Tickets:
         if caller.expires is not None:  # not beyond their credentials
             good_until = min(good_until, caller.expires)
         expires = math.ceil(good_until)
-        said: list[object] = [run.organization, run.id, caller.principal.authority, caller.principal.user]
+        subject: list[object] = [run.organization, run.id, caller.principal.authority, caller.principal.user]
         if caller.shown is not None:
-            purpose, rest = PURPOSE, [caller.shown, expires]
+            purpose, grant = PURPOSE, [caller.shown, expires]
         else:
-            purpose, rest = PURPOSE_WITHOUT_TOKEN, [sorted(caller.scopes), caller.expires, expires]
+            purpose, grant = PURPOSE_WITHOUT_TOKEN, [sorted(caller.scopes), caller.expires, expires]
         nonce = os.urandom(NONCE_BYTES)
-        content = json.dumps([*said, *rest]).encode()
+        content = json.dumps([*subject, *grant]).encode()
         text = _encoded(nonce + self._ciphers[purpose][0].encrypt(nonce, content, None))
         if len(text) > MAX_LENGTH:
             raise TokenTooLong("There are no tickets for so long a token: no URL could hold one.")
@@ -107,24 +107,24 @@ class Tickets:
             InvalidTicket: it is not a ticket of ours, or has expired.
         """
         sealed = _decoded(text)
-        said = self._decrypted(PURPOSE, sealed) or self._decrypted(PURPOSE_WITHOUT_TOKEN, sealed)
-        if said is None or now >= said[-1]:
+        content = self._decrypt(PURPOSE, sealed) or self._decrypt(PURPOSE_WITHOUT_TOKEN, sealed)
+        if content is None or now >= content[-1]:
             raise InvalidTicket
-        organization, run, authority, user, *granted, expires = said
-        ref, who = RunRef(organization, run), Principal(authority, user)
-        if len(granted) == 1:
-            return Ticket(ref, who, expires, token=granted[0])
-        scopes, until = granted
-        return Ticket(ref, who, expires, scopes=frozenset(scopes), until=until)
+        organization, run, authority, user, *grant, expires = content
+        ref, principal = RunRef(organization, run), Principal(authority, user)
+        if len(grant) == 1:
+            return Ticket(ref, principal, expires, token=grant[0])
+        scopes, until = grant
+        return Ticket(ref, principal, expires, scopes=frozenset(scopes), until=until)
 
-    def _decrypted(self, purpose: bytes, sealed: bytes) -> list[Any] | None:
+    def _decrypt(self, purpose: bytes, sealed: bytes) -> list[Any] | None:
         """None if this was not encrypted with one of the keys for this purpose, or was altered."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
 
         for cipher in self._ciphers[purpose]:
             with suppress(InvalidTag):
-                said: list[Any] = json.loads(cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None))
-                return said
+                content: list[Any] = json.loads(cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None))
+                return content
         return None
 
 

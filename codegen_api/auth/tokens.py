@@ -1,11 +1,11 @@
-"""Authentication by the host's own tokens: the host says whose a token is, and that is cached for a minute.
+"""Authentication by the host's own tokens: the host says whose a token is, and the answer is cached for a minute.
 
-Only keyed digests of tokens are kept. Refusals are cached for less time, and a token that was valid recently stays so
-while the host cannot be asked.
+Only keyed digests of tokens are kept. Refusals are cached for a shorter time. A token that was valid recently is still
+accepted while the host cannot be asked.
 
-How many unknown tokens are shown to the host is limited, per client address and in all: each costs a request. Only
-refused tokens count, so an office full of new users is no problem. The counts leak away within a minute, so a valid
-token from a suspicious address gets in some seconds later. Tokens that were valid before are not limited.
+The number of unknown tokens that are sent to the host is limited, per client address and in all, as each costs a
+request. Only refused tokens count, so an office full of new users is no problem. The counts decay within a minute, so a
+valid token from a suspicious address is accepted some seconds later. Tokens that were valid before are not limited.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ from codegen_api.upstreams import User
 
 REFUSED_SECONDS = 10.0
 EXCUSED_SECONDS = 5.0
-"""How long the host is not asked again about a token after it could not be asked."""
+"""Seconds after which the host is asked again about a token if it could not be asked."""
 
 OUTAGE_SECONDS = 300.0
-"""How long after its last confirmation a token is accepted while the host cannot be asked."""
+"""Seconds for which a token is accepted after its last confirmation while the host cannot be asked."""
 
 REFUSED = "host: it does not accept this token"
 
@@ -45,15 +45,15 @@ TICK = 0.001
 """Tolerance for rounding in sums of floats."""
 
 ADDRESSES = 10_000
-"""So many are remembered."""
+"""Maximum number of client addresses remembered."""
 
 PATIENCE = 30.0
-"""Seconds a token may wait for the results of those before it."""
+"""Seconds that a token may wait for the results of earlier ones."""
 
 
 @dataclass(slots=True)
 class _KnownToken:
-    """Whose it is, when the host said so, and until when it need not be asked again."""
+    """Whose token it is, when the host said so, and until when the host need not be asked again."""
 
     principal: Principal
     confirmed: float
@@ -62,7 +62,7 @@ class _KnownToken:
 
 class UpstreamTokens:
     """Accepts tokens of the host. ``identify`` asks it; ``upstream`` is its name. ``digest_key`` is for digests of
-    credentials. ``bad_per_minute`` limits how many tokens that were never valid are shown to the host.
+    credentials. ``bad_per_minute`` limits how many tokens that were never valid are sent to the host.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class UpstreamTokens:
 
         Raises:
             InvalidToken, Forbidden: the host refuses it.
-            RateLimited: it is unknown, and too many invalid ones came from there, or in all.
-            AuthUnavailable: the host cannot be asked, and has not confirmed it lately.
-            UpstreamRateLimited: the host is limiting us, and has not confirmed it lately.
+            RateLimited: it is unknown, and too many invalid tokens came from this address, or in all.
+            AuthUnavailable: the host cannot be asked, and has not confirmed the token lately.
+            UpstreamRateLimited: the host limits our requests, and has not confirmed the token lately.
         """
         credential = Credential.of(token, self._key)
         known = self._known.get(credential.digest)
@@ -113,10 +113,10 @@ class UpstreamTokens:
         digest = credential.digest
         known = self._known.get(digest)
         try:
-            if known is not None:  # invalid tokens of others must not lock this one out
+            if known is not None:  # invalid tokens of others must not block this one
                 user = await self._identify(credential)
             else:
-                async with self._limiter.asking(address):
+                async with self._limiter.checking(address):
                     user = await self._identify(credential)
         except (InvalidToken, Forbidden) as refusal:
             self._known.pop(digest, None)
@@ -143,19 +143,19 @@ class _Bucket:
     """A leaky bucket of refusals, ``most`` per minute, and the number of tokens being checked."""
 
     most: int
-    asking: int = 0
+    in_progress: int = 0
     refused: float = 0.0
-    _then: float = -math.inf
+    _updated: float = -math.inf
 
-    def wait(self) -> float:
-        """Seconds until another token may be checked; 0 if now, or as soon as those in progress are decided."""
+    def delay(self) -> float:
+        """Seconds until another token may be checked; 0 if now, or as soon as the checks in progress are over."""
         now = loop_time()
-        self.refused = max(0.0, self.refused - (now - self._then) * self.most / MINUTE)
-        self._then = now
+        self.refused = max(0.0, self.refused - (now - self._updated) * self.most / MINUTE)
+        self._updated = now
         return max(0.0, (self.refused + 1 - self.most) * MINUTE / self.most - TICK)
 
-    def refuse(self) -> None:
-        self.wait()
+    def count_refusal(self) -> None:
+        self.delay()  # brings the count up to date
         self.refused += 1
 
 
@@ -163,50 +163,48 @@ class BadTokenLimiter:
     """Lets ``at_most`` invalid tokens per minute through to the host, and a third of that from one address."""
 
     def __init__(self, at_most: int) -> None:
-        self._all = _Bucket(max(1, at_most))
-        self._each: LRUCache[str, _Bucket] = LRUCache(ADDRESSES)
-        self._decided = asyncio.Event()
+        self._total = _Bucket(max(1, at_most))
+        self._by_network: LRUCache[str, _Bucket] = LRUCache(ADDRESSES)
+        self._check_over = asyncio.Event()
 
     @asynccontextmanager
-    async def asking(self, address: str) -> AsyncIterator[None]:
-        """A context in which the host may be asked about a token from there; entering it may wait.
+    async def checking(self, address: str) -> AsyncIterator[None]:
+        """A context in which the host may be asked about a token from this address. Entering it may wait.
 
         Raises:
             RateLimited: too many invalid tokens came lately.
-            AuthUnavailable: the host does not answer for those before.
+            AuthUnavailable: the host does not answer about earlier tokens.
         """
-        from_there = self._each.setdefault(_network_of(address), _Bucket(max(1, self._all.most // 3)))
-        counts = self._all, from_there
+        from_network = self._by_network.setdefault(_network_of(address), _Bucket(max(1, self._total.most // 3)))
+        buckets = self._total, from_network
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._room(counts)
+                await self._wait_for_room(buckets)
         except TimeoutError:
-            raise AuthUnavailable(
-                retry_after=5, reason="host: it does not say of other tokens whose they are"
-            ) from None
-        for count in counts:
-            count.asking += 1
+            raise AuthUnavailable(retry_after=5, reason="host: it does not answer about other tokens") from None
+        for bucket in buckets:
+            bucket.in_progress += 1
         try:
             yield
         except (InvalidToken, Forbidden):
-            for count in counts:
-                count.refuse()
+            for bucket in buckets:
+                bucket.count_refusal()
             raise
         finally:
-            for count in counts:
-                count.asking -= 1
-            decided, self._decided = self._decided, asyncio.Event()
-            decided.set()
+            for bucket in buckets:
+                bucket.in_progress -= 1
+            check_over, self._check_over = self._check_over, asyncio.Event()
+            check_over.set()
 
-    async def _room(self, counts: tuple[_Bucket, _Bucket]) -> None:
+    async def _wait_for_room(self, buckets: tuple[_Bucket, _Bucket]) -> None:
         while True:
-            seconds = max(count.wait() for count in counts)
+            seconds = max(bucket.delay() for bucket in buckets)
             if seconds > 0:
                 reason = "bad: too many tokens that the host refused came lately, from this address or altogether"
                 raise RateLimited("Too many tokens that are not good came lately.", retry_after=seconds, reason=reason)
-            if all(count.refused + count.asking + 1 <= count.most + TICK for count in counts):
+            if all(bucket.refused + bucket.in_progress + 1 <= bucket.most + TICK for bucket in buckets):
                 return
-            await self._decided.wait()
+            await self._check_over.wait()
 
 
 def _network_of(address: str) -> str:

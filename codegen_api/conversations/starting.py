@@ -90,7 +90,7 @@ class Starting:
 
     async def find(self, own: CallerStore, turn: Turn) -> Turn:
         """A ``STARTING`` turn, updated if it can be found at the host. Raises what the host does."""
-        under_way = await self._under_way.landed(turn.id, within=LOOK_EVERY)
+        under_way = await self._under_way.wait_for(turn.id, within=LOOK_EVERY)
         turn = await own.turn(turn.id) or turn
         if under_way or turn.state is not TurnState.STARTING or turn.id in self._searched:
             return turn
@@ -100,7 +100,7 @@ class Starting:
 
     async def wait_until_sent(self, turn: Turn, *, within: float) -> None:
         """If the turn is just being sent to the host, wait until it has been."""
-        await self._under_way.landed(turn.id, within=within)
+        await self._under_way.wait_for(turn.id, within=within)
 
     def announce_change(self) -> None:
         """Set ``next_change``, and replace it."""
