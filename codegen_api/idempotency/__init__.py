@@ -1,11 +1,11 @@
 """Creates and resumes that take effect once, however often they are requested.
 
-The first request with a key is carried out, and its result kept for repeats. A refusal, which surely had no effect,
-frees the key. If a request broke off and the host may have acted, a repeat first looks at the host for the effect. Even
-what looks like the first request here may be a repeat of one that another process received.
+The first request with a key is carried out, and its result is kept for repeats. A refusal, which certainly had no
+effect, frees the key. If a request broke off and the host may have acted, a repeat first looks at the host for the
+effect. A request that looks like the first may be a repeat of one that another process received.
 
-``keys`` decides which requests are repeats, ``records`` keeps what is known of them, and ``lookup`` searches the host;
-the latter also for turns of conversations, whose records are in the store.
+``keys`` decides which requests are repeats, ``records`` keeps what is known of them, and ``lookup`` searches the host,
+also for turns of conversations, whose records are in the store.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ from codegen_api.upstreams import NewRun
 from codegen_api.worker_thread import encoded
 
 REQUEST_MARK = "request"
-"""The mark by which a run is found whose create broke off, or was requested elsewhere."""
+"""The mark by which a run is found if its create broke off, or was requested at another process."""
 
 BODY_MARK = "request_body"
-"""The mark with a digest of the request; for clients that only count attempts, also of the time and the user."""
+"""The mark with a digest of the request. For clients that only count attempts, time and user are part of the digest."""
 
 SLOT_SECONDS = 60
 """Length in seconds of the time slot in such a mark."""
@@ -58,10 +58,10 @@ POLL_SECONDS = 0.25
 """Seconds between two checks whether an attempt in progress is over."""
 
 ELSEWHERE = 3600.0
-"""Seconds for which runs requested elsewhere, or before a restart, are found; clients repeat within minutes."""
+"""Seconds for which runs requested at other processes or before a restart are found. Clients repeat within minutes."""
 
 ELSEWHERE_PAGES = 3
-"""Maximum pages of the host's list searched for that."""
+"""Maximum pages of the host's list searched for them."""
 
 PURPOSE = b"codegen_api idempotency key, form 1"
 """Label for deriving the key of marks; other purposes derive theirs from the same secret under other labels."""
@@ -79,9 +79,8 @@ class Outcome:
 class _Operation:
     """One create or resume, recorded under ``name``. ``act`` carries it out.
 
-    ``before`` looks for an effect of the same request at another process, or at this one before a restart; if there is
-    none, it returns a note for ``look``. ``look`` takes that note and a time (epoch seconds), and looks for the effect
-    since then. ``keyed``: the host carries it out once, however often it is sent.
+    ``before`` looks for the effect of attempts at other processes, or before a restart; if there is none, it returns a
+    note for ``look``, which looks for the effect since a time (epoch seconds). ``keyed``: the host itself acts once.
     """
 
     name: str
@@ -96,8 +95,8 @@ class _Operation:
 class Idempotency:
     """Creates and resumes, carried out once per principal, route and key. Without a key they are passed straight on.
 
-    A create leaves a mark derived from its key on the run, so that a repeat finds it from any process. Users of the
-    host cannot forge each other's marks: these are keyed with the caller's token, or, where callers share one, with the
+    A create leaves a mark derived from its key on the run, by which a repeat at any process finds it. Users of the host
+    cannot forge each other's marks: these are keyed with the caller's token, or, where callers share one, with the
     first of the deployment's ``keys`` (all of which are recognized).
     """
 
@@ -136,7 +135,7 @@ class Idempotency:
             since = self._clock() - ELSEWHERE
             try:
                 run = await find(since, ELSEWHERE_PAGES) if series.elsewhere else None
-            except OutcomeUnknown:  # not among the newest runs, so not made by a repeat of a moment ago
+            except OutcomeUnknown:  # it is not among the newest runs, so no recent attempt has made it
                 return ""
             if run is None or run.created is None or run.created < since - CLOCK_SKEW:  # too old: keys expire
                 return ""
@@ -175,7 +174,7 @@ class Idempotency:
         request, _ = self._marks(caller, organization, series, fingerprint)
         order_key = await _digest([route, request[0]])
 
-        async def newest() -> str:  # the log is searched behind this entry
+        async def newest() -> str:  # later, the log is searched behind this entry
             page = await self._gateway.read_log(reader, organization, run_id, 0, 1, newest_first=True)
             return entry_name(page.entries[0]) if page.entries else ""
 
@@ -188,7 +187,7 @@ class Idempotency:
             name,
             fingerprint,
             series,
-            # attempts at other processes cannot be found: resumes bear no mark, and users may repeat the same words
+            # attempts at other processes cannot be found: resumes have no mark, and users may repeat the same words
             newest,
             lambda: self._gateway.resume(caller, organization, run_id, prompt, images, key=order_key),
             look,
@@ -197,8 +196,8 @@ class Idempotency:
         return await self._do(caller, operation)
 
     async def series(self, caller: Caller, route: str, key: Key, body: Json) -> tuple[Series, str]:
-        """Which request this is, and the digest of its ``body``, for what is recorded elsewhere than here. Whoever
-        carries it out writes into the series what came of it.
+        """The series that a request belongs to, and the digest of its ``body``, for requests that are not recorded
+        here. The caller writes the outcome into the series.
 
         Raises:
             InvalidIdempotencyKey: the key is malformed.
@@ -226,14 +225,14 @@ class Idempotency:
     ) -> tuple[Sequence[str], Sequence[str]]:
         """The values that ``REQUEST_MARK`` and ``BODY_MARK`` may have on a run; the first of each is written."""
         who = [caller.principal.authority, caller.principal.user, organization]
-        made_with = [
+        mark_keys = [
             hmac.digest(secret.encode(), PURPOSE, hashlib.sha256)
             for secret in (self._keys if caller.shared else [caller.credential.token])
         ]
 
-        def marks(said: str) -> list[str]:
-            text = json.dumps([*who, said]).encode()
-            return [hmac.digest(key, text, hashlib.sha256).hex() for key in made_with]
+        def marks(content: str) -> list[str]:
+            message = json.dumps([*who, content]).encode()
+            return [hmac.digest(key, message, hashlib.sha256).hex() for key in mark_keys]
 
         if not series.counted:
             return marks(series.key), [fingerprint]
@@ -242,72 +241,74 @@ class Idempotency:
         return marks(series.key), [mark for slot in slots for mark in marks(f"{fingerprint} {slot}")]
 
     async def _do(self, caller: Caller, operation: _Operation) -> Outcome:
-        """The result of an earlier attempt, if any began; otherwise act now."""
+        """The result of an earlier attempt, if there was one; otherwise act now."""
         now = self._clock()
-        ours = RequestRecord(operation.fingerprint, RequestState.UNDER_WAY, now, now)
-        # clients that only count attempts give up after a few, and have no key to come back with
+        record = RequestRecord(operation.fingerprint, RequestState.UNDER_WAY, now, now)
+        # clients that only count attempts give up after a few, and have no key for a later repeat
         wait = SILENT_GRACE if operation.series.counted else 0.0
-        while there := await self._records.begin(operation.name, ours):
-            if there.state is not RequestState.UNDER_WAY or wait <= 0:
+        while earlier := await self._records.begin(operation.name, record):
+            if earlier.state is not RequestState.UNDER_WAY or wait <= 0:
                 break
             await asyncio.sleep(POLL_SECONDS)
             wait -= POLL_SECONDS
-        if there is None:
-            return await self._find_or_act(None, ours, operation)
-        if there.fingerprint != operation.fingerprint:
+        if earlier is None:
+            return await self._find_or_act(None, record, operation)
+        if earlier.fingerprint != operation.fingerprint:
             raise IdempotencyKeyReused
-        if (ref := there.run) is not None:
-            operation.series.state = there.state
-            read = self._gateway.get
-            run = decoded_run(there.result) if there.result else await read(as_reader(caller), ref.organization, ref.id)
-            return Outcome(run, replayed=True)
-        ours = replace(there, state=RequestState.UNDER_WAY, at=now)
-        if there.state is RequestState.UNDER_WAY or not await self._put(operation, there, ours):
+        if (ref := earlier.run) is not None:
+            operation.series.state = earlier.state
+            if earlier.result:
+                return Outcome(decoded_run(earlier.result), replayed=True)
+            return Outcome(await self._gateway.get(as_reader(caller), ref.organization, ref.id), replayed=True)
+        record = replace(earlier, state=RequestState.UNDER_WAY, at=now)
+        if earlier.state is RequestState.UNDER_WAY or not await self._replace(operation, earlier, record):
             raise InProgress(retry_after=1)
-        return await self._find_or_act(there, ours, operation)
+        return await self._find_or_act(earlier, record, operation)
 
-    async def _find_or_act(self, there: RequestRecord | None, ours: RequestRecord, operation: _Operation) -> Outcome:
+    async def _find_or_act(
+        self, earlier: RequestRecord | None, record: RequestRecord, operation: _Operation
+    ) -> Outcome:
         try:
-            found = await (operation.before() if there is None else self._look(there, operation))
+            found = await (operation.before() if earlier is None else self._look(earlier, operation))
             if isinstance(found, Run):
-                return await self._done(ours, operation, found, replayed=True)
-            noted = replace(ours, note=found)
-            await self._put(operation, ours, noted)
+                return await self._done(record, operation, found, replayed=True)
+            noted = replace(record, note=found)
+            await self._replace(operation, record, noted)
         except BaseException:  # nothing was requested from the host, so the record goes back to what it was
-            await self._put(operation, ours, there)
+            await self._replace(operation, record, earlier)
             raise
         try:
             run = await operation.act()
         # cancellation included: the client may be gone, but the record has to say what is known
         except BaseException as error:
             unknown = replace(noted, state=RequestState.UNKNOWN, at=self._clock(), grace=grace(error))
-            await self._put(operation, noted, unknown if in_doubt(error) else None)
+            await self._replace(operation, noted, unknown if in_doubt(error) else None)
             raise
         return await self._done(noted, operation, run)
 
-    async def _look(self, there: RequestRecord, operation: _Operation) -> Run | str:
+    async def _look(self, earlier: RequestRecord, operation: _Operation) -> Run | str:
         """The effect that the host shows; if none, the note for the next look."""
         if operation.keyed:
-            return there.note  # it will say so itself
-        run = await operation.look(there.note, there.since)
-        if run is None and not there.grace:
+            return earlier.note  # the host recognizes the repeat itself
+        run = await operation.look(earlier.note, earlier.since)
+        if run is None and not earlier.grace:
             await asyncio.sleep(SECOND_LOOK)
-            run = await operation.look(there.note, there.since)
-        if run is None and self._clock() < there.at + there.grace:
+            run = await operation.look(earlier.note, earlier.since)
+        if run is None and self._clock() < earlier.at + earlier.grace:
             raise OutcomeUnknown(retry_after=2)
-        return there.note if run is None else run
+        return earlier.note if run is None else run
 
-    async def _put(self, operation: _Operation, then: RequestRecord, now: RequestRecord | None) -> bool:
-        operation.series.state = None if now is None else now.state
-        if now is not None:
-            return await self._records.change(operation.name, then, now)
-        await self._records.forget(operation.name, then)
+    async def _replace(self, operation: _Operation, old: RequestRecord, new: RequestRecord | None) -> bool:
+        operation.series.state = None if new is None else new.state
+        if new is not None:
+            return await self._records.change(operation.name, old, new)
+        await self._records.forget(operation.name, old)
         return True
 
-    async def _done(self, ours: RequestRecord, operation: _Operation, run: Run, *, replayed: bool = False) -> Outcome:
+    async def _done(self, record: RequestRecord, operation: _Operation, run: Run, *, replayed: bool = False) -> Outcome:
         operation.series.run = run.ref  # set first, so that concurrent attempts see it
-        done = replace(ours, state=RequestState.DONE, at=self._clock(), run=run.ref, result=encoded_run(run))
-        await self._put(operation, ours, done)
+        done = replace(record, state=RequestState.DONE, at=self._clock(), run=run.ref, result=encoded_run(run))
+        await self._replace(operation, record, done)
         return Outcome(run, replayed)
 
 

@@ -1,8 +1,8 @@
-"""What identifies a request and its repeats: a key from the client, or one that is found from its count of attempts.
+"""What identifies a request and its repeats: a key from the client, or the client's count of attempts.
 
 Some clients retry without a key, but send the number of earlier attempts (``x-stainless-retry-count``). Requests with 0
 are first attempts: two of them are two requests, even if equal. A higher number continues an equal request that was
-sent fewer times, if there is one, and each of these is continued by one repeat only.
+sent fewer times, if there is one. Only one repeat continues each of these.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from codegen_api.idempotency.records import RequestState
 from codegen_api.runs import Run, RunRef
 
 REPEATED_WITHIN = 120.0
-"""Maximum seconds between attempts: clients that count retry soon."""
+"""Maximum seconds between attempts. Clients that count retry soon."""
 
 _PREFERENCE = (RequestState.UNKNOWN, None, RequestState.UNDER_WAY, RequestState.DONE)
-"""Among equal requests, those that broke off or were refused are the likeliest to have been sent again."""
+"""A repeat most likely belongs to an equal request that broke off, or else was refused."""
 
 _FORM = re.compile(r"[ -~]{1,255}", re.ASCII)
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -27,7 +27,7 @@ _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Instead of a key: the client has sent this request ``number`` times before."""
+    """Replaces a key: the client has sent this request ``number`` times before."""
 
     number: int
 
@@ -42,7 +42,8 @@ Key = str | Attempt
 
 
 def checked_key(key: str) -> str:
-    """
+    """The key, if it is well-formed.
+
     Raises:
         InvalidIdempotencyKey: it is malformed.
     """
@@ -58,11 +59,11 @@ def message_key(id: str) -> str:  # noqa: A002 - as everywhere
 
 @dataclass(slots=True, eq=False)
 class Series:
-    """A request and its repeats under one ``key``; some may have gone ``elsewhere``, to another process.
+    """A request and its repeats under one ``key``. ``elsewhere``: other processes may have received some of them.
 
     For clients that only count, ``equal`` has all series of equal requests, this one included. The latest attempt here
-    had this ``number`` and began at ``at``. ``state`` is that of the record; None if it surely had no effect. ``run``
-    is the result.
+    had this ``number`` and began at ``at``. ``state`` is that of the record; None if the request certainly had no
+    effect. ``run`` is the result.
     """
 
     key: str
@@ -83,7 +84,7 @@ class Series:
 
 
 def series_of(attempt: Attempt, equal: "deque[Series]", now: float) -> Series:
-    """The series that an attempt continues, among those of equal requests; if none, a new one."""
+    """The series of equal requests that an attempt continues, or a new one."""
     number = attempt.number
     recent = [each for each in equal if each.state is RequestState.UNDER_WAY or now < each.at + REPEATED_WITHIN]
     earlier = [each for each in recent if each.number < number]

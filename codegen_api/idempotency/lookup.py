@@ -15,16 +15,16 @@ CUT_GRACE = 5.0
 """Seconds for which the host may still act on a request after the connection broke."""
 
 SILENT_GRACE = 60.0
-"""The same after a timeout."""
+"""Seconds for which it may still act after a timeout."""
 
 SECOND_LOOK = 1.0
-"""Seconds until a second look if the host answered without saying anything usable."""
+"""Seconds until a second look if the host's answer was unusable."""
 
 CLOCK_SKEW = 600.0
 """Seconds by which the host's clock may be behind ours."""
 
 PROMPT = 200
-"""Characters of a prompt that are compared with the log: hosts may truncate longer ones."""
+"""Characters of a prompt that are compared with the log. Hosts may truncate longer prompts."""
 
 
 def in_doubt(error: BaseException) -> bool:
@@ -54,7 +54,7 @@ async def find_marked(
     ``since`` (epoch seconds). The list is newest first, so the first older run ends the search.
 
     Raises:
-        OutcomeUnknown: it is not on the first ``pages`` and there are more, or may be a run that cannot be read.
+        OutcomeUnknown: it is not on the first ``pages`` of more, or a run that might be it cannot be read.
     """
     skip, unseen = 0, False
     while pages > 0:
@@ -81,7 +81,7 @@ async def find_said(
     ``behind``.
 
     Raises:
-        OutcomeUnknown: it is not on the first pages and there are more, or may be an entry that cannot be read.
+        OutcomeUnknown: it is not on the first pages of more, or an entry that might be it cannot be read.
     """
     newest_first = behind is not None
     for _ in range(SEARCHED_PAGES):
@@ -102,11 +102,11 @@ async def find_said(
 
 
 def as_reader(caller: Caller) -> Caller:
-    """The caller with read scopes: finding their own writes needs no right to read."""
+    """The caller with read scopes: callers who may only write can still find what they wrote."""
     reading = {READ, READ + ALL} if WRITE + ALL in caller.scopes else {READ}
     return replace(caller, scopes=caller.scopes | reading)
 
 
 def entry_name(entry: LogEntry) -> str:
-    """Identifies an entry in its log by its creation time, since the rest may be amended."""
+    """A name for an entry in its log: its creation time, if known, as the rest may be amended."""
     return entry.created_at or hashlib.sha256(entry.json).hexdigest()

@@ -1,6 +1,6 @@
 """Records of requests with a key, under names that reveal nothing: the port, and its in-memory store.
 
-Plain data and atomic operations: two processes sharing a store must not both take themselves for the first.
+Plain data and atomic operations: of two processes that share a store, only one may be the first to begin a request.
 """
 
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ class RequestState(StrEnum):
 class RequestRecord:
     """What is known of a request. Times are epoch seconds.
 
-    ``fingerprint`` identifies the request under its key. It first came at ``since`` and entered ``state`` at ``at``.
-    While unknown, the host may still act for ``grace`` seconds. ``note`` was written before asking the host. ``run`` is
-    the result and ``result`` its description then; empty if a store has dropped it, as descriptions are large and can
-    be read again.
+    ``fingerprint`` tells different requests with one key apart. The request first came at ``since`` and entered
+    ``state`` at ``at``. In ``UNKNOWN`` the host may still act for ``grace`` seconds. ``note`` was written before asking
+    the host. ``run`` is the result and ``result`` its description then. Stores may drop descriptions, as they are large
+    and can be read again; it is empty then.
     """
 
     fingerprint: str
@@ -62,7 +62,7 @@ class Records(Protocol):
 
 class MemoryRecords:
     """``Records`` for one process: the last ``at_most``, far more than a host's limit allows one token in a day.
-    Results take up to ``max_bytes``; the least recently used are dropped first.
+    Results take up to ``max_bytes``, and the least recently used are dropped.
     """
 
     def __init__(self, *, at_most: int = 100_000, max_bytes: int = 8 * 1024 * 1024) -> None:
@@ -97,7 +97,7 @@ class MemoryRecords:
     def _keep(self, name: str, record: RequestRecord) -> None:
         self._kept[name] = replace(record, result=b"")
         self._results.pop(name, None)
-        if 0 < len(record.result) <= self._results.maxsize:  # the cache refuses what could never fit
+        if 0 < len(record.result) <= self._results.maxsize:  # the cache raises for larger ones
             self._results[name] = record.result
 
 
