@@ -1,8 +1,8 @@
 """The connection to Redis, which several instances share, and whether it can be used.
 
-Whatever Redis does instead of answering, it is *away*: within seconds, for everything in this process that uses it.
-While it is away, calls fail at once, without touching the network. A probe in the background says when it is back. It
-writes, so that a replica that can only be read, and a Redis without memory, are away as well.
+If Redis does not answer, for whatever reason, it is *away*: within seconds, for everything in this process that uses
+it. While it is away, calls fail at once, without touching the network. A probe in the background finds out when it is
+back. The probe writes, so a read-only replica and a Redis without free memory count as away, too.
 """
 
 import asyncio
@@ -31,22 +31,22 @@ PROBE_SECONDS = 1.0
 """Seconds between two probes."""
 
 MAX_PROBE_SECONDS = 30.0
-"""Seconds to leave Redis alone that answers probes, and refuses what it is asked for."""
+"""Maximum seconds until the next probe if Redis answers probes, but refuses calls."""
 
 CALLS = 16
-"""Calls at a time; more wait for their turn. Nearly the number of connections, of which long calls have their own."""
+"""Concurrent calls; more wait for their turn. Long calls have connections of their own."""
 
 LONG_CALLS = 8
-"""Long calls at a time, which wait for something to happen at Redis."""
+"""Concurrent long calls, which wait for something to happen at Redis."""
 
 BUSY = 0.1
-"""Seconds by which a timer is late if the event loop was busy, or this process had no processor."""
+"""Seconds by which a timer is late if the event loop was busy, or the process was not scheduled."""
 
 DRIFT = 1e-4
 """By how much two clocks may diverge, in seconds per second."""
 
 PARAMETERS = ("db", "username", "password", "client_name")
-"""What a URL may say behind a ``?``, besides ``ssl_...``. The rest is ours to choose."""
+"""Parameters that a URL may have, besides ``ssl_...``. The link chooses all others."""
 
 FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What is raised instead of an answer; asyncio's timeout is the built-in one."""
@@ -57,12 +57,12 @@ class RedisAway(Exception):
 
 
 class RedisNews(enum.Enum):
-    """What a link tells its listeners."""
+    """News that a link gives its listeners."""
 
     AWAY = enum.auto()
     BACK = enum.auto()
     EMPTIED = enum.auto()
-    """All that was stored there is gone. If that happened while it was away, this comes right behind ``BACK``."""
+    """All data there is gone. If that happened while Redis was away, this follows ``BACK`` at once."""
 
 
 class RedisScript:
@@ -84,16 +84,16 @@ redis.call('SET', KEYS[1], ARGV[1], 'NX')
 local now = redis.call('TIME')
 return {redis.call('GET', KEYS[1]), now[1], now[2]}
 """)
-"""Its key holds a random text for as long as nobody empties Redis."""
+"""Its key holds the same random text until Redis is emptied."""
 
 
 class RedisLink:
     """The connection to the Redis at ``url``: a pool of bounded size. All keys begin with ``prefix``.
 
-    ``listeners`` are called with what happens, in the event loop; they must neither wait nor raise. If Redis says that
-    it is part of a cluster, the client is one for clusters.
+    ``listeners`` are called with news, in the event loop; they must neither wait nor raise. If Redis says that it is
+    part of a cluster, the client is one for clusters.
 
-    Raises ``ValueError``, which quotes nothing of it, if the URL cannot be used.
+    Raises ``ValueError``, which quotes nothing of the URL, if that cannot be used.
     """
 
     def __init__(self, url: str, *, prefix: str = "codegen_api:") -> None:
@@ -104,16 +104,16 @@ class RedisLink:
         self._client: Redis | RedisCluster | None = None
         self._calls = asyncio.Semaphore(CALLS)
         self._long_calls = asyncio.Semaphore(LONG_CALLS)
-        self._under_way: dict[asyncio.Timeout, asyncio.TimerHandle] = {}
+        self._timeouts: dict[asyncio.Timeout, asyncio.TimerHandle] = {}
         self._epoch: bytes | None = None
         self._offset, self._clock_error, self._measured = 0.0, float("inf"), 0.0
-        self._pause, self._back_since, self._left_alone_until = PROBE_SECONDS, 0.0, 0.0
-        self._logged = False
+        self._pause, self._back_since, self._next_probe = PROBE_SECONDS, 0.0, 0.0
+        self._away_logged = False
         self._probing: asyncio.Task[None] | None = None
-        self._dropping: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Connect, and keep looking after it. A Redis that cannot be reached is away until it can."""
+        """Connect, and start to probe. A Redis that cannot be reached is away until it can be."""
         self._loop = asyncio.get_running_loop()
         await self._probe()
         self._probing = asyncio.create_task(self._keep_probing())
@@ -124,16 +124,16 @@ class RedisLink:
             with suppress(asyncio.CancelledError):
                 await self._probing
         client, self._client = self._client, None
-        await asyncio.gather(*self._dropping, *([] if client is None else [self._drop(client)]))
+        await asyncio.gather(*self._closing, *([] if client is None else [self._close(client)]))
 
     @property
     def usable(self) -> bool:
-        """Whether calls are made at all."""
+        """Whether Redis is not away."""
         return self._client is not None
 
     @property
     def client(self) -> Any:
-        """The client, a ``Redis`` or a ``RedisCluster``, until Redis is away. Use ``run``, which sees to faults.
+        """The client, a ``Redis`` or a ``RedisCluster``, until Redis is away. Use ``run``, which handles faults.
 
         Raises:
             RedisAway: there is none.
@@ -143,12 +143,12 @@ class RedisLink:
         return self._client
 
     def subscriber(self) -> Redis:
-        """A client with one connection of its own, for who subscribes to channels: any node of a cluster serves it."""
+        """A client with one connection of its own, to subscribe to channels. Any node of a cluster serves it."""
         return Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), driver_info=None, max_connections=1)
 
     async def run(self, command: Callable[[Any], Awaitable[Any]], *, waits: float = 0.0) -> Any:
-        """The answer to what ``command`` asks the client. ``waits``: for so many seconds Redis itself may wait for
-        something, as with ``BLOCK``.
+        """The result of ``command``, which is called with the client. ``waits``: seconds that Redis itself may wait, as
+        with ``BLOCK``.
 
         Raises:
             RedisAway: there is no answer. The call may have had its effect all the same.
@@ -158,20 +158,20 @@ class RedisLink:
             async with self._within(CALL_SECONDS + waits), self._long_calls if waits else self._calls:
                 return await command(client)
         except FAULTS as error:
-            self._lose(client, error)
+            self._give_up(client, error)
             raise RedisAway from error
 
     async def run_script(
         self, script: RedisScript, keys: Sequence[str], arguments: Sequence[str | bytes | float] = ()
     ) -> Any:
-        """The result of a script; raises as ``run``. ``keys`` are whole, with the prefix."""
+        """The result of a script; raises as ``run``. ``keys`` include the prefix."""
         return await self.run(lambda client: script(client, keys, arguments))
 
     # -- its clock -----------------------------------------------------------------------------------------------------
 
     def redis_time(self, loop_time: float) -> float:
-        """What the clock of Redis says (epoch seconds) when the event loop's says ``loop_time``, to within
-        ``clock_error``. In a cluster each node has its own: this is that of one of them.
+        """The time of Redis (epoch seconds) at this time of the event loop, to within ``clock_error``. In a cluster
+        each node has its own clock; this is the time of one of them.
         """
         return loop_time + self._offset
 
@@ -181,14 +181,14 @@ class RedisLink:
 
     @property
     def clock_error(self) -> float:
-        """By how much such a time may be wrong, in either direction: half a round trip, and some drift since then."""
+        """Seconds by which such a time may be wrong in either direction: half a round trip, and the drift since."""
         return self._clock_error + DRIFT * (self._loop.time() - self._measured)
 
-    def _measure(self, began: float, said: float) -> None:
+    def _measure(self, began: float, redis_now: float) -> None:
         now = self._loop.time()
-        offset, error = said - (began + now) / 2, (now - began) / 2
-        moved = abs(offset - self._offset) > error + self.clock_error  # somebody has set the clock
-        if moved or error <= self.clock_error:
+        offset, error = redis_now - (began + now) / 2, (now - began) / 2
+        clock_was_set = abs(offset - self._offset) > error + self.clock_error
+        if clock_was_set or error <= self.clock_error:
             self._offset, self._clock_error, self._measured = offset, error, now
 
     # -- whether it is there -------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class RedisLink:
     async def _keep_probing(self) -> None:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            if self.usable or self._loop.time() >= self._left_alone_until:
+            if self.usable or self._loop.time() >= self._next_probe:
                 await self._probe()
 
     async def _probe(self) -> None:
@@ -207,61 +207,61 @@ class RedisLink:
                     await self._connect()
             else:
                 async with self._within(CALL_SECONDS):
-                    await self._look(client)
+                    await self._check(client)
         except FAULTS as error:
             if client is None:
                 self._log_away(error)
             else:
-                self._lose(client, error)
+                self._give_up(client, error)
 
     async def _connect(self) -> None:
-        client = await self._connected()
+        client = await self._new_client()
         try:
-            await self._look(client, new=True)
+            await self._check(client, new=True)
         except BaseException:
-            await self._drop(client)
+            await self._close(client)
             raise
 
-    async def _look(self, client: Redis | RedisCluster, *, new: bool = False) -> None:
+    async def _check(self, client: Redis | RedisCluster, *, new: bool = False) -> None:
         """Check that this client can be used, and use it from now on."""
         began = self._loop.time()
         epoch, seconds, micros = await PROBE(client, [f"{self.prefix}epoch"], [secrets.token_hex(16)])
         if client is not self._client and not new:
-            return  # a call found it away meanwhile
+            return  # a call gave it up meanwhile
         self._measure(began, int(seconds) + int(micros) / 1e6)
         emptied, self._epoch = self._epoch not in (None, epoch), epoch
         if new:
             self._client, self._back_since = client, self._loop.time()
-            if self._logged:
+            if self._away_logged:
                 logger.info("Redis is back")
-            self._logged = False
-            self._tell(RedisNews.BACK)
+            self._away_logged = False
+            self._notify(RedisNews.BACK)
         if emptied:
-            self._tell(RedisNews.EMPTIED)
+            self._notify(RedisNews.EMPTIED)
 
-    async def _connected(self) -> Redis | RedisCluster:
-        """A client of the kind that this Redis needs."""
-        # no time limits besides ours: they would only disagree. Saying the driver's name would need a right
+    async def _new_client(self) -> Redis | RedisCluster:
+        """A connected client of the kind that this Redis needs."""
+        # no timeouts besides ours, which they could contradict; no driver's name, as sending it needs a permission
         options: dict[str, Any] = {"driver_info": None, "max_connections": CALLS + LONG_CALLS + 1}
         single = Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), **options)
         try:
             clustered = await _is_clustered(single)
         except BaseException:
-            await self._drop(single)
+            await self._close(single)
             raise
         if not clustered:
             return single
-        await self._drop(single)
+        await self._close(single)
         cluster = RedisCluster.from_url(self._url, retry=Retry(NoBackoff(), 0), **options)
         try:
             return await cluster.initialize()
         except BaseException:
-            await self._drop(cluster)
+            await self._close(cluster)
             raise
 
     @asynccontextmanager
     async def _within(self, seconds: float) -> AsyncIterator[None]:
-        """As ``asyncio.timeout``, and over when Redis is away. If the event loop was busy meanwhile, it lasts longer:
+        """Like ``asyncio.timeout``, but ends when Redis is away, and lasts longer if the event loop was busy meanwhile:
         the answer may be there, unread.
         """
         async with asyncio.timeout(None) as timeout:
@@ -269,7 +269,7 @@ class RedisLink:
             try:
                 yield
             finally:
-                self._under_way.pop(timeout).cancel()
+                self._timeouts.pop(timeout).cancel()
 
     def _watch(self, timeout: asyncio.Timeout, seconds: float) -> None:
         due = self._loop.time() + seconds
@@ -281,49 +281,49 @@ class RedisLink:
             elif not timeout.expired():
                 timeout.reschedule(now)
 
-        self._under_way[timeout] = self._loop.call_at(due, check)
+        self._timeouts[timeout] = self._loop.call_at(due, check)
 
-    def _lose(self, client: Redis | RedisCluster, error: BaseException) -> None:
-        """This client cannot be used any more."""
+    def _give_up(self, client: Redis | RedisCluster, error: BaseException) -> None:
+        """Redis is away: stop using this client, and end its calls."""
         if self._client is not client:
             return
         self._client = None
-        # a fault that the probe does not meet would come back with every call
+        # if only calls meet this fault, and not the probe, each return would end at the next call: pause longer
         again = isinstance(error, ResponseError) and self._loop.time() < self._back_since + MAX_PROBE_SECONDS
         self._pause = min(2 * self._pause, MAX_PROBE_SECONDS) if again else PROBE_SECONDS
-        self._left_alone_until = self._loop.time() + self._pause if again else 0.0
+        self._next_probe = self._loop.time() + self._pause if again else 0.0
         self._log_away(error)
-        for timeout in self._under_way:
-            if not timeout.expired():  # it would wait for nothing
+        for timeout in self._timeouts:
+            if not timeout.expired():
                 timeout.reschedule(self._loop.time())
         # new connections, because after a failover the address leads to another server
-        dropping = asyncio.create_task(self._drop_behind(client, set(self._under_way)))
-        self._dropping.add(dropping)
-        dropping.add_done_callback(self._dropping.discard)
-        self._tell(RedisNews.AWAY)
+        closing = asyncio.create_task(self._close_after(client, set(self._timeouts)))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self._notify(RedisNews.AWAY)
 
     def _log_away(self, error: BaseException) -> None:
-        if not self._logged:
-            self._logged = True
+        if not self._away_logged:
+            self._away_logged = True
             logger.warning("Redis is away, and each instance works alone until it is back: %s", _cause(error))
 
-    def _tell(self, news: RedisNews) -> None:
+    def _notify(self, news: RedisNews) -> None:
         for listener in self.listeners:
             listener(news)
 
-    async def _drop_behind(self, client: Redis | RedisCluster, calls: set[asyncio.Timeout]) -> None:
-        """Drop a client when these calls are over: one that is just connecting could not be closed."""
+    async def _close_after(self, client: Redis | RedisCluster, calls: set[asyncio.Timeout]) -> None:
+        """Close a client when these calls are over: a connection that is being made could not be closed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CALL_SECONDS):
-                while calls & self._under_way.keys():  # noqa: ASYNC110 - for a moment, and seldom
+                while calls & self._timeouts.keys():  # noqa: ASYNC110 - for a moment, and seldom
                     await asyncio.sleep(0.01)
-        await self._drop(client)
+        await self._close(client)
 
-    async def _drop(self, client: Redis | RedisCluster) -> None:
+    async def _close(self, client: Redis | RedisCluster) -> None:
         with suppress(*FAULTS):
             async with asyncio.timeout(CALL_SECONDS):
                 await client.aclose()
-                if isinstance(client, RedisCluster):  # which closes nothing after a fault
+                if isinstance(client, RedisCluster):  # its aclose() does nothing after a fault
                     await client.nodes_manager.aclose()
                     await client.nodes_manager.aclose("startup_nodes")
 
@@ -331,7 +331,7 @@ class RedisLink:
 def _require_usable(url: str) -> None:
     """
     Raises:
-        ValueError: nothing can be reached by this URL, or it says what is not for it to say.
+        ValueError: the URL is malformed, or has parameters that it must not have.
     """
     try:
         parts = urlsplit(url)
@@ -339,7 +339,7 @@ def _require_usable(url: str) -> None:
         readable = url.isprintable() and not parts.fragment and "@" not in parts.path + parts.query
         if readable and all(name in PARAMETERS or name.startswith("ssl_") for name in names):
             pool: Any = Redis.from_url(url).connection_pool
-            pool.make_connection()  # which touches no network yet
+            pool.make_connection()  # does not touch the network yet
             return
     except (ValueError, TypeError, RedisError):
         pass
@@ -350,18 +350,18 @@ def _require_usable(url: str) -> None:
 
 
 async def _is_clustered(client: Redis) -> bool:
-    """Whether this Redis is part of a cluster. ``HELLO`` needs no right, other than ``INFO``."""
+    """Whether this Redis is part of a cluster. Unlike ``INFO``, ``HELLO`` needs no permission."""
     untyped: Any = client
     try:
-        said = await untyped.execute_command("HELLO")
+        answer = await untyped.execute_command("HELLO")
     except ResponseError as error:
         if "unknown command" in str(error).lower():  # a proxy for one server
             return False
         raise
-    facts = dict(zip(said[::2], said[1::2], strict=True)) if isinstance(said, list) else said
+    facts = dict(zip(answer[::2], answer[1::2], strict=True)) if isinstance(answer, list) else answer
     return facts.get(b"mode") == b"cluster"
 
 
 def _cause(error: BaseException) -> str:
-    text = str(error).partition(", with args")[0]  # behind it Redis quotes what it was sent
+    text = str(error).partition(", with args")[0]  # Redis quotes the arguments of the call behind this
     return f"{type(error).__name__} {quoted(text)}" if text else f"no answer within {CALL_SECONDS:g} s"
