@@ -14,7 +14,7 @@ from typing import Protocol
 from codegen_api.errors import StreamCut
 from codegen_api.following import loop_time
 from codegen_api.taps import Sink, Tap
-from codegen_api.telemetry import note, over
+from codegen_api.telemetry import note, record_ending
 from codegen_api.wheel import Alarm
 
 WRITE_BYTES = 64 * 1024
@@ -209,7 +209,7 @@ class Delivery(Sink):
         self._connection.abort()
 
     def _finish(self, ending: str) -> None:
-        over(ending)
+        record_ending(ending)
         self.over = True
         self._rest = b""
         if self._stall_alarm is not None:

@@ -1,8 +1,8 @@
 """A log handler with a thread of its own: logging never waits for a slow reader or disk.
 
-The first line after a pause is written at once. Then the thread rests for a moment, and writes together what has come
-meanwhile: to wake it for each line would cost more than the line. Lines that are not taken in time are dropped and
-counted; the count is logged once lines are taken again.
+The first line after a pause is written at once. Then the thread sleeps for a moment, and writes the lines of that time
+together: waking it for each line would cost more than the line. If the reader is too slow, lines are dropped and
+counted, and the count is logged once the reader catches up.
 """
 
 import logging
@@ -15,11 +15,11 @@ from time import sleep
 MOST_BYTES = 4 * 1024 * 1024
 """Maximum bytes queued."""
 LAST_SECONDS = 1.0
-"""How long the end of the process waits for queued lines."""
+"""Seconds that the end of the process waits for queued lines."""
 REST = 0.02
-"""Seconds for which the thread rests after it has written."""
+"""Seconds that the thread sleeps after it has written."""
 AT_ONCE = 4096
-"""Bytes of lines that are written together: a pipe would mix more than that with the lines of other processes."""
+"""Bytes of lines that are written together. A pipe may mix longer writes with the lines of other processes."""
 
 
 class ThreadedHandler(logging.Handler):
@@ -39,7 +39,7 @@ class ThreadedHandler(logging.Handler):
         try:
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
             self._begin()
-        except Exception:  # logging must never break the work that it is about
+        except Exception:  # logging must never break what is logged
             self._drop()
             return
         with self._changed:
@@ -73,11 +73,11 @@ class ThreadedHandler(logging.Handler):
             with self._changed:
                 self._changed.wait_for(lambda: self._lines)
                 lines, self._lines = self._lines, []
-            for some in _together(lines):
-                self._write_counted(some)
+            for batch in _batches(lines):
+                self._write_batch(batch)
             sleep(REST)
 
-    def _write_counted(self, lines: Sequence[bytes]) -> None:
+    def _write_batch(self, lines: Sequence[bytes]) -> None:
         content = b"".join(lines)
         unwritten = self._write(content)
         if not unwritten and self._waiting == len(content):
@@ -101,7 +101,7 @@ class ThreadedHandler(logging.Handler):
                     self._unreported += unreported
 
     def _write(self, content: bytes) -> int:
-        """The number of bytes that could not be written."""
+        """Write; return the number of bytes that could not be written."""
         # not through a Python file object: this daemon thread could die with its lock held, and block the exit of the
         # process
         try:
@@ -115,14 +115,14 @@ class ThreadedHandler(logging.Handler):
         return len(content)
 
 
-def _together(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """The lines in groups of at most ``AT_ONCE`` bytes, or one longer line."""
-    some: list[bytes] = []
+def _batches(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """The lines in batches of at most ``AT_ONCE`` bytes, or of one longer line."""
+    batch: list[bytes] = []
     size = 0
     for line in lines:
-        if some and size + len(line) > AT_ONCE:
-            yield some
-            some, size = [], 0
-        some.append(line)
+        if batch and size + len(line) > AT_ONCE:
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
         size += len(line)
-    yield some
+    yield batch

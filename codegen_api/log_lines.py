@@ -1,7 +1,7 @@
-"""The log on standard error: who writes it, in which format, and the line of each request.
+"""The log on standard error: its handlers, its formats, and the line of each request.
 
-A line is one JSON object for programs, or text; on a terminal, text that is as short as people like it, with colours.
-None waits for whoever reads it (``log_handler``).
+A line is a JSON object for programs, or text; on a terminal, short text with colours. Logging never waits for the
+reader (``log_handler``).
 """
 
 import asyncio
@@ -24,13 +24,13 @@ SELDOM = 60.0
 """Seconds between two equal lines that would otherwise be logged for every request."""
 
 MOST_ALIKE = 10
-"""Lines of one kind that clients can cause in that time."""
+"""Maximum lines of one kind that clients can cause in that time."""
 
 LONGEST_NAME = 100
 """Characters of a user's name in a line."""
 
-UNTOLD = ("/livez", "/readyz", "/metrics", "/console")
-"""Beginnings of paths whose successes are many and tell people at a terminal nothing."""
+QUIET_PATHS = ("/livez", "/readyz", "/metrics", "/console")
+"""Prefixes of paths whose successful requests are many, and not shown to people at a terminal."""
 
 
 def set_up_logging(level: str, log_format: str, lost: Callable[[], None]) -> None:
@@ -47,7 +47,7 @@ def set_up_logging(level: str, log_format: str, lost: Callable[[], None]) -> Non
         handler = _handler_for(sys.stderr, lost)
         handler.setFormatter(own or TextFormatter("%(asctime)s %(levelname)s %(message)s"))
         if form == "people" and level != "DEBUG":
-            handler.addFilter(_tells_people_something)
+            handler.addFilter(_is_for_people)
         logger.addHandler(handler)
         logger.propagate = False
         for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
@@ -60,7 +60,7 @@ def set_up_logging(level: str, log_format: str, lost: Callable[[], None]) -> Non
 
 
 def form_of(log_format: str) -> Literal["json", "text", "people"]:
-    """What lines of this format are: text on a terminal is for people."""
+    """The form of lines in this format: on a terminal, text is for people."""
     if log_format != "json" and sys.stderr is not None and sys.stderr.isatty():
         return "people"
     return "text" if log_format == "text" else "json"
@@ -69,7 +69,7 @@ def form_of(log_format: str) -> Literal["json", "text", "people"]:
 def log_request(
     current: Trace, method: str, path: str, route: str | None, status: int | None, seconds: float, refused: bool
 ) -> None:
-    """The line of a request that is over. It is a warning if the cause of its error is outside the gateway, and not the
+    """Log a finished request. The line is a warning if the cause of its error is outside the gateway, and not the
     caller's fault (``refused``).
     """
     level = logging.WARNING if current.reason is not None and not refused else logging.INFO
@@ -85,7 +85,7 @@ def log_request(
     if current.ending is not None:
         fields["ending"], fields["entries"] = current.ending, current.entries
     shown = (method, _loggable(path), status or "-", milliseconds, _error_suffix(current))
-    # `Logger.log` looks for the line of code, which costs more than the rest and here is always this one
+    # not `Logger.log`, which looks for the caller's line: that costs more than the rest
     record = logging.LogRecord(logger.name, level, __file__, 0, "%s %s %s %.0f ms%s", shown, None, "log_request")
     record.request = fields
     logger.handle(record)
@@ -101,15 +101,15 @@ def log_loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 def warn_on_terminal(text: str) -> None:
-    """Print a line for whoever starts the process, whatever the log level, behind what was logged before."""
+    """Print a line for the person who starts the process, whatever the log level, after what was logged before."""
     for handler in logger.handlers:
         handler.flush()
     print(text, file=sys.stderr, flush=True)
 
 
 class LogLimiter:
-    """A rate limit for log lines that clients can cause at will: so many of each kind in a while, and then the number
-    left out. The number of kinds is bounded.
+    """A rate limit for log lines that clients can cause at will: ``MOST_ALIKE`` of each kind in ``SELDOM`` seconds, and
+    then the number left out. Kinds must be few, as they are never forgotten.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class LogLimiter:
 
 
 _logged: dict[str, float] = {}
-"""When lines that are marked ``seldom`` were logged last."""
+"""When each line marked ``seldom`` was last logged."""
 
 
 def _once_a_minute(record: logging.LogRecord) -> bool:
@@ -143,7 +143,7 @@ def _once_a_minute(record: logging.LogRecord) -> bool:
 
 
 class TextFormatter(logging.Formatter):
-    """The line, and behind it what is known of the request."""
+    """The line, followed by what is known of the request."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
@@ -159,7 +159,7 @@ class TextFormatter(logging.Formatter):
 
 
 class PeopleFormatter(logging.Formatter):
-    """A line for people at a terminal: when, what, how long, who, and for an error the id to ask about."""
+    """A line for people at a terminal: when, what, how long, who, and for an error the request's id."""
 
     def __init__(self, colours: bool) -> None:
         super().__init__("%(message)s")
@@ -198,30 +198,30 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: ``time``, ``level``, ``message``, and what is known of the request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said: dict[str, object] = {
+        fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
         if record.name != logger.name:
-            said["logger"] = record.name
+            fields["logger"] = record.name
         if record.exc_info:
-            said["traceback"] = self.formatException(record.exc_info)
-        said.update(getattr(record, "request", {}))
+            fields["traceback"] = self.formatException(record.exc_info)
+        fields.update(getattr(record, "request", {}))
         current = trace.get()
         if current is not None:
-            said["request_id"] = current.request_id
+            fields["request_id"] = current.request_id
             if current.span is not None:
-                said["trace_id"] = current.span.trace_id
+                fields["trace_id"] = current.span.trace_id
         try:
-            line = orjson.dumps(said).decode()
-        except orjson.JSONEncodeError:  # text that is no Unicode
-            return json.dumps(said)
-        return line if line.isascii() else json.dumps(said)  # for readers to whom more ends a line than "\n"
+            line = orjson.dumps(fields).decode()
+        except orjson.JSONEncodeError:  # lone surrogates
+            return json.dumps(fields)
+        return line if line.isascii() else json.dumps(fields)  # some readers split lines at other characters than "\n"
 
 
 def _handler_for(stream: TextIO | None, lost: Callable[[], None]) -> logging.Handler:
-    """A non-blocking handler for what ``stream`` writes to."""
+    """A non-blocking handler for the file of ``stream``."""
     try:
         return logging.NullHandler() if stream is None else ThreadedHandler(stream.fileno(), lost)
     except OSError:  # it has no descriptor, as in tests
@@ -247,19 +247,19 @@ def _without_query(record: logging.LogRecord) -> bool:
     return True
 
 
-def _tells_people_something(record: logging.LogRecord) -> bool:
-    """Whether a line is for people at a terminal who have been told where everything is."""
+def _is_for_people(record: logging.LogRecord) -> bool:
+    """Whether a line is of interest at a terminal, on which the server has announced its URLs."""
     if record.name.startswith("uvicorn"):
         return record.levelno > logging.INFO
     fields: dict[str, Any] = getattr(record, "request", {})
-    untold = (
+    quiet = (
         isinstance(record.args, tuple)
         and bool(fields)
-        and str(record.args[1]).startswith(UNTOLD)
+        and str(record.args[1]).startswith(QUIET_PATHS)
         and record.levelno <= logging.INFO
         and fields.get("status", 500) < 400
     )
-    return not untold and not getattr(record, "announced", False)
+    return not quiet and not getattr(record, "announced", False)
 
 
 def _duration(milliseconds: float) -> str:
@@ -269,10 +269,10 @@ def _duration(milliseconds: float) -> str:
     return f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
 
 
-def _error_suffix(met: Trace) -> str:
-    if met.code is None:
+def _error_suffix(current: Trace) -> str:
+    if current.code is None:
         return ""
-    return f" {met.code}" if met.reason is None else f" {met.code} ({_on_one_line(met.reason, 500)})"
+    return f" {current.code}" if current.reason is None else f" {current.code} ({_on_one_line(current.reason, 500)})"
 
 
 def _loggable(path: str) -> str:

@@ -2,8 +2,8 @@
 
 No label contains anything made up by a client or the host: only route templates, operation names and codes.
 
-With several workers each writes to files that any of them can add up. ``prometheus_client`` decides on that when it is
-imported, by an environment variable that names the directory, so the variable has to be set before this import.
+With several workers each writes to files, which any of them can add up. ``prometheus_client`` reads the variable that
+names their directory when it is imported, so the variable must be set before this module is imported.
 """
 
 import contextlib
@@ -105,7 +105,7 @@ class PrometheusObserver(Observer):
         self._takeovers = counter(
             "codegen_api_leases_taken_over", "Leases of runs taken over after their holder let them expire."
         )
-        # children by their labels: the library looks for them for longer than it counts
+        # children by their labels, cached: the library takes longer to look them up than to count
         self._requests, self._durations = cache(requests.labels), cache(durations.labels)
         self._exchanges, self._checks = cache(exchanges.labels), cache(checks.labels)
         self._exported = registry if directory is None else WorkersCollector(directory)
@@ -126,7 +126,7 @@ class PrometheusObserver(Observer):
         self._runs.set(runs)
 
     def delivered(self, age: float, viewers: int = 1) -> None:
-        # as ``observe`` for each of them
+        # as `observe` once for each viewer
         self._ages._sum.inc(age * viewers)
         bucket = next(index for index, bound in enumerate(self._ages._upper_bounds) if age <= bound)
         self._ages._buckets[bucket].inc(viewers)

@@ -22,36 +22,35 @@ class Span(Protocol):
     def trace_id(self) -> str: ...
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """The headers with which it is passed on."""
+        """The headers that pass the trace on to another service."""
 
     def link(self, other: "Span") -> None:
-        """It has to do with another one."""
+        """Link this span to a related one."""
 
     def end(self, attributes: Mapping[str, str | int], *, name: str | None = None, error: str | None = None) -> None:
-        """It is over. ``name`` replaces the one it was begun with; ``error`` is a code."""
+        """End the span. ``name`` replaces its first name; ``error`` is a code."""
 
 
 class Tracer(Protocol):
-    """Begins spans. Without one there are none; ``tracing`` has one that makes them with OpenTelemetry."""
+    """Begins spans. ``tracing`` implements it with OpenTelemetry."""
 
     def request(self, method: str, headers: Mapping[str, str]) -> Span:
-        """A client's request, with these headers about the trace it belongs to."""
+        """Begin the span of a client's request. ``headers`` may name the trace that it belongs to."""
 
     def call(self, operation: str, parent: Span | None) -> Span:
-        """A request to the host."""
+        """Begin the span of a request to the host."""
 
     def turn(self, began: float, parent: Span | None) -> Span:
-        """A turn of a conversation, which ``began`` then (epoch seconds)."""
+        """Begin the span of a turn of a conversation that ``began`` then (epoch seconds)."""
 
 
 @dataclass(slots=True)
 class Trace:
     """The current request: its id, and the tracing headers (name, value) forwarded to the host.
 
-    ``code`` is that of the error it ended with, ``reason`` its cause, for the log; so are ``principal``, who asked, and
-    of a stream ``ending``, how it ended, and its number of ``entries``. ``observer`` is whom to tell of what happens in
-    it. With a ``tracer`` there is a ``span`` for the request, and ``last_read`` is that of the last page of a log that
-    was read for it.
+    For the log there are the ``code`` and ``reason`` of the error it ended with, its ``principal``, and for a stream
+    its ``ending`` and number of ``entries``. ``observer`` receives its events. With a ``tracer`` there is a ``span``
+    for the request, and ``last_read`` is the span in which the last page of a log was read for it.
     """
 
     request_id: str
@@ -82,7 +81,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What the host says a credential has left: requests, for this many seconds."""
+    """How many requests the host still allows a credential in the next ``seconds``."""
 
     remaining: int
     seconds: float
@@ -105,9 +104,9 @@ class Exchange:
 
 
 class Observer:
-    """Is told of events as they happen, to count them; takes no notice of those whose method it does not override.
+    """Receives events as they happen, to count them. Events whose methods are not overridden are ignored.
 
-    Must not block.
+    Methods must not block.
     """
 
     def asking(self, credential: str, operation: str) -> None:
@@ -123,7 +122,7 @@ class Observer:
         """The current numbers of viewers and of followed runs."""
 
     def delivered(self, age: float, viewers: int = 1) -> None:
-        """So many waiting viewers are sent an entry that the host made ``age`` seconds ago."""
+        """An entry that the host made ``age`` seconds ago is sent to this many waiting viewers."""
 
     def checked(self, kind: str, outcome: str) -> None:
         """A client's credentials were checked: a ``jwt``, a ``key``, or else a ``token``. ``outcome`` is ``ok`` or the
@@ -134,32 +133,32 @@ class Observer:
         """After a request to the host, this share of its limit for the credential is left, from 0 to 1."""
 
     def read(self, viewers: int) -> None:
-        """A part of a log was read from the host, for so many viewers at once."""
+        """A part of a log was read from the host, for this many viewers at once."""
 
     def streamed(self, ending: str) -> None:
-        """A stream has ended like this; see ``ENDINGS``."""
+        """A stream has ended in one of the ways of ``ENDINGS``."""
 
     def replayed(self, entries: int) -> None:
-        """A viewer has been given all the entries that there were when they came: so many."""
+        """A viewer has received all entries that were there when they came: this many."""
 
     def noticed(self, code: str) -> None:
         """A viewer was sent a notice with this code."""
 
     def connected(self, redis: bool) -> None:
-        """Whether this process has Redis now: told at the start and with each change, if Redis is configured."""
+        """Whether this process can use Redis now. Called at the start and at each change, if Redis is configured."""
 
     def relayed(self, lag: float) -> None:
-        """Something of a log came through Redis, so many seconds after another process published it."""
+        """A part of a log came through Redis, ``lag`` seconds after another process published it."""
 
     def taken_over(self) -> None:
-        """This process has begun to read a run whose lease another process held until it expired."""
+        """This process has begun to read a run whose lease another process let expire."""
 
     def unlogged(self) -> None:
         """A log line was dropped. May be called from any thread."""
 
 
 class Observers(Observer):
-    """Several observers of requests to the host, as the one that an upstream has."""
+    """Combines several observers of requests to the host, as an upstream has only one."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -181,11 +180,11 @@ calling: ContextVar[Span | None] = ContextVar("codegen_api_calling", default=Non
 logger = logging.getLogger("codegen_api")
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-"""The methods of requests that are named; whatever else clients make up has one name for all."""
+"""The request methods that have names of their own in metrics and spans. All others share one name."""
 
 ENDINGS = ("end", "reconnect", "complete", "cut", "client_left", "client_stalled", "stopped")
-"""How a stream ends: the run has; it is to be opened again; everything was sent, or not; the client has gone, or read
-nothing; this process stops. Or with the code of an error.
+"""How a stream ends, in this order: the run has ended; the client shall reconnect; everything was sent, or not; the
+client has left, or read nothing; this process stops. A stream may also end with the code of an error.
 """
 
 LONGEST_QUOTE = 100
@@ -214,17 +213,17 @@ def note(code: str, reason: str | None) -> None:
         current.code, current.reason = code, reason
 
 
-def apart(what: str) -> Trace:
-    """For work on behalf of many: a trace of its own, observed as the current request is."""
+def detached_trace(name: str) -> Trace:
+    """A new trace for work on behalf of many, with the observer and tracer of the current request."""
     current = trace.get()
-    of_its_own = Trace(f"{what}-{uuid.uuid4().hex}")
+    detached = Trace(f"{name}-{uuid.uuid4().hex}")
     if current is not None:
-        of_its_own.observer, of_its_own.tracer = current.observer, current.tracer
-    return of_its_own
+        detached.observer, detached.tracer = current.observer, current.tracer
+    return detached
 
 
 def begin_call(operation: str) -> "Token[Span | None] | None":
-    """A request to the host begins: its span, where there is a tracer. ``end_call`` follows, in the same context."""
+    """Begin the span of a request to the host, if there is a tracer. Call ``end_call`` in the same context."""
     current = trace.get()
     if current is None or current.tracer is None:
         return None
@@ -241,8 +240,8 @@ def end_call(begun: "Token[Span | None] | None", operation: str, outcome: str) -
         current.last_read = span
 
 
-def told_turn(began: float, state: str, entries: int, origin: Span | None, *, failed: bool) -> None:
-    """A turn of a conversation that ``began`` then is over; ``origin`` is the span of the request that began it."""
+def record_turn(began: float, state: str, entries: int, origin: Span | None, *, failed: bool) -> None:
+    """Record a finished turn that ``began`` then. ``origin`` is the span of the request that began it."""
     current = trace.get()
     if current is not None and current.tracer is not None:
         span = current.tracer.turn(began, origin or current.span)
@@ -254,38 +253,38 @@ def told_turn(began: float, state: str, entries: int, origin: Span | None, *, fa
 
 
 def tracing_headers() -> list[tuple[str, str]]:
-    """What the host is told of the current request and its trace."""
+    """The headers that tell the host of the current request and its trace."""
     current = trace.get()
     if current is None:
         return []
     span = calling.get() or current.span
-    said = (("X-Request-ID", current.request_id), *(() if span is None else span.headers()), *current.passed_on)
-    return [(name, value) for name, value in said if value.isascii() and value.isprintable()]
+    headers = (("X-Request-ID", current.request_id), *(() if span is None else span.headers()), *current.passed_on)
+    return [(name, value) for name, value in headers if value.isascii() and value.isprintable()]
 
 
-def noticed(code: str) -> None:
-    """The client of the current request is sent a notice."""
+def record_notice(code: str) -> None:
+    """Record that the client of the current request is sent a notice."""
     current = trace.get()
     if current is not None and current.observer is not None:
         current.observer.noticed(code)
 
 
-def identified(principal: str) -> None:
-    """This is who the current request is from."""
+def record_principal(principal: str) -> None:
+    """Record who the current request is from."""
     current = trace.get()
     if current is not None:
         current.principal = principal
 
 
-def sent(entries: int) -> None:
-    """So many entries more were sent to the client of the current request."""
+def count_entries(entries: int) -> None:
+    """Count entries that were sent to the client of the current request."""
     current = trace.get()
     if current is not None:
         current.entries += entries
 
 
-def over(ending: str) -> None:
-    """The stream of the current request has ended like this, of ``ENDINGS``, if nothing better is known."""
+def record_ending(ending: str) -> None:
+    """Record how the stream of the current request has ended, one of ``ENDINGS``, unless that is known already."""
     current = trace.get()
     if current is not None and current.ending is None:
         current.ending = (current.code if ending == "complete" else None) or ending

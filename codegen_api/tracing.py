@@ -1,8 +1,8 @@
 """Traces by OpenTelemetry: spans of requests, of requests to the host, and of turns, sent by a thread of its own.
 
 It is an extra, imported only where the standard ``OTEL_*`` variables switch it on; nothing else configures it. Spans
-say what kind of thing happened and how it went, and never what anybody wrote or who they are. A collector that takes
-none delays nobody: what does not fit into the queue is dropped.
+say which kind of work was done and how it ended, never what users wrote or who they are. A slow collector delays
+nobody: spans that do not fit into the queue are dropped.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from codegen_api.telemetry import METHODS, Span, logger
 
 FLUSH_SECONDS = 3.0
-"""How long the end of the process waits for a collector that takes the last spans slowly."""
+"""Seconds that the end of the process waits for a slow collector."""
 
 LONGEST_CAUSE = 300
-"""Characters of the reason for which spans are lost."""
+"""Maximum characters of the logged reason why spans are lost."""
 
 EXPORTERS = "opentelemetry_traces_exporter"
 """The group of entry points by which exporters are found."""
@@ -36,7 +36,7 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class OpenTelemetrySpan:
-    """A span of the SDK; when it is over, only its name in the trace is kept."""
+    """A span of the SDK. After its end only its ids are kept."""
 
     def __init__(self, span: AnySpan) -> None:
         self.span = span
@@ -68,7 +68,7 @@ class OpenTelemetrySpan:
 
 
 class OpenTelemetry:
-    """A ``Tracer`` configured by ``environment``, which is that of the process: the SDK reads it, too.
+    """A ``Tracer`` configured by ``environment``, which must be that of the process, as the SDK reads it, too.
 
     Raises:
         ValueError: a variable cannot be used.
@@ -97,14 +97,14 @@ class OpenTelemetry:
         )
 
     async def aclose(self) -> None:
-        """Send what is left, for a while."""
+        """Send the last spans, for ``FLUSH_SECONDS`` at most."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:
             self._provider.shutdown()
             loop.call_soon_threadsafe(done.set)
 
-        # not in a thread of the loop's, for the end of which Python would wait
+        # not in the loop's executor: Python would wait for its threads at exit
         threading.Thread(target=shut_down, name="last spans", daemon=True).start()
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
@@ -114,7 +114,7 @@ class OpenTelemetry:
 
 
 class ReportingExporter(SpanExporter):
-    """Another exporter; when it begins to fail, and when it is over, the log says so once."""
+    """Wraps an exporter, and logs once when it begins to fail, and once when it works again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -138,7 +138,7 @@ class ReportingExporter(SpanExporter):
 
 
 class _Complaints(logging.Handler):
-    """Remembers the last warning of the SDK. Of an exception in it only the kind: its text may quote a header."""
+    """Remembers the last warning of the SDK. Exceptions in it are shown by type: their texts may quote a header."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -147,17 +147,18 @@ class _Complaints(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         args = record.args if isinstance(record.args, tuple) else ()
         text = str(record.msg)
-        with suppress(TypeError):  # where a number was meant
+        with suppress(TypeError):  # a type's name where the text expects a number
             text %= tuple(type(each).__qualname__ if isinstance(each, BaseException) else each for each in args)
         self.last = " ".join(text.split())[:LONGEST_CAUSE]
 
 
 def _resource() -> Resource:
-    """What the variables say of this service, and its name where they do not."""
-    said = Resource.create()
-    if str(said.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
-        said = said.merge(Resource({SERVICE_NAME: "codegen-gateway"}))
-    return said if SERVICE_VERSION in said.attributes else said.merge(Resource({SERVICE_VERSION: _version()}))
+    """This service as the variables describe it, with its name and version where they do not."""
+    resource = Resource.create()
+    if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: "codegen-gateway"}))
+    known = SERVICE_VERSION in resource.attributes
+    return resource if known else resource.merge(Resource({SERVICE_VERSION: _version()}))
 
 
 def _exporter(name: str, environment: Mapping[str, str]) -> SpanExporter:
@@ -172,14 +173,14 @@ def _exporter(name: str, environment: Mapping[str, str]) -> SpanExporter:
         raise ValueError(f"{variable}: there is no exporter for this; there are {known}")
     try:
         exporter: SpanExporter = found.load()()
-    except Exception as error:  # plug-in boundary: whatever it raises for the variables that it reads
+    except Exception as error:  # plug-in boundary: it may raise anything for the variables that it reads
         # not its text, which may quote a header
         raise ValueError(f"{variable}: the exporter {wanted} cannot be made ({type(error).__qualname__})") from error
     return exporter
 
 
 def _in(parent: Span | None) -> Context:
-    """The context of a span with this parent, and of no other that an application may have made current."""
+    """A context with this parent only, and without a span that an application may have made current."""
     return set_span_in_context(parent.span, Context()) if isinstance(parent, OpenTelemetrySpan) else Context()
 
 

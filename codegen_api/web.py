@@ -20,7 +20,7 @@ from codegen_api.identity import Caller
 from codegen_api.origins import HOST, LOOPBACK
 from codegen_api.parts import parts_of
 from codegen_api.request_bodies import Authenticator, CallerFirst
-from codegen_api.telemetry import identified
+from codegen_api.telemetry import record_principal
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -168,7 +168,7 @@ def _refuse_if_crowded(request: Request) -> None:
 
 async def admit(request: Request, caller: Caller) -> Caller:
     """Check a caller against the route's scope and their quota. The edge reports what remains of the quota."""
-    identified(caller.principal.user)
+    record_principal(caller.principal.user)
     _refuse_if_crowded(request)
     quota = parts_of(request).quota
     if quota is not None:

@@ -9,7 +9,16 @@ import pytest
 
 from codegen_api.build_parts import traces_wanted
 from codegen_api.environment import SettingsError
-from codegen_api.telemetry import Trace, apart, begin_call, calling, end_call, told_turn, trace, tracing_headers
+from codegen_api.telemetry import (
+    Trace,
+    begin_call,
+    calling,
+    detached_trace,
+    end_call,
+    record_turn,
+    trace,
+    tracing_headers,
+)
 from codegen_api.tracing import OpenTelemetry
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, Site, serving
@@ -106,8 +115,8 @@ async def test_an_error_is_named_by_its_code(monkeypatch: pytest.MonkeyPatch) ->
         begun = begin_call("list_runs")
         end_call(begun, "list_runs", "cancelled")
         origin = tracer.request("POST", {})
-        told_turn(time.time() - 5, "failed", 0, origin, failed=True)
-        assert apart("follower").tracer is tracer
+        record_turn(time.time() - 5, "failed", 0, origin, failed=True)
+        assert detached_trace("follower").tracer is tracer
         trace.reset(token)
         await tracer.aclose()
         (failed,) = found.named("get_run")
@@ -125,6 +134,6 @@ async def test_without_a_request_there_are_no_spans_and_no_headers() -> None:
     begun = begin_call("get_run")
     assert begun is None
     end_call(begun, "get_run", "ok")
-    told_turn(0, "completed", 1, None, failed=False)
-    assert apart("follower").request_id.startswith("follower-")
+    record_turn(0, "completed", 1, None, failed=False)
+    assert detached_trace("follower").request_id.startswith("follower-")
     await asyncio.sleep(0)

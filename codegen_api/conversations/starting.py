@@ -24,7 +24,7 @@ from codegen_api.identity import Caller
 from codegen_api.runs import Run, RunRef
 from codegen_api.singleflight import Singleflight
 from codegen_api.stores import Busy, Overtaken, Talk, Turn, TurnState
-from codegen_api.telemetry import Span, log_fault, note, told_turn, trace
+from codegen_api.telemetry import Span, log_fault, note, record_turn, trace
 from codegen_api.upstreams import Decision, NewRun
 
 Decisions: TypeAlias = Sequence[tuple[str, Decision]]
@@ -175,7 +175,7 @@ class Starting:
             again = waiting is not None and is_transient(error)
             await own.replace_turn(turn, waiting if waiting is not None and again else failed)
             if not again:
-                told_turn(turn.created, failed.state, 0, self.origins.pop(turn.id, None), failed=True)
+                record_turn(turn.created, failed.state, 0, self.origins.pop(turn.id, None), failed=True)
             raise
         return await self._store_running(own, turn, run.ref)
 

@@ -9,7 +9,7 @@ from codegen_api.conversations.progress import CaughtUp, Entries, TurnEnded
 from codegen_api.errors import GatewayError, ShuttingDown, StreamCut
 from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.stores import Turn
-from codegen_api.telemetry import note, over, sent
+from codegen_api.telemetry import count_entries, note, record_ending
 from codegen_api.upstreams import PendingRequest
 
 PING = b": ping\n\n"
@@ -74,13 +74,13 @@ async def updates(
             match news:
                 case Leaving():
                     conversations.require_good()
-                    over("reconnect")
+                    record_ending("reconnect")
                     raise StreamCut
                 case Quiet() | Notice():
                     yield None
                 case _:
                     if isinstance(news, tuple):
-                        sent(len(news))
+                        count_entries(len(news))
                     yield news
 
 

@@ -32,7 +32,7 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, LogEntry, Run
 from codegen_api.stores import Turn, TurnState
-from codegen_api.telemetry import log_fault, logger, told_turn
+from codegen_api.telemetry import log_fault, logger, record_turn
 
 INTEREST = 60.0
 """Seconds for which a turn is followed after a request about it."""
@@ -224,7 +224,7 @@ class Turns:
             turn = await own.put_turn(turn, ended)
         if ended is not None and turn.updated == ended.updated:  # this process has stored the end, not another one
             origin = self.starting.origins.pop(turn.id, None)
-            told_turn(turn.created, turn.state, turn.length, origin, failed=turn.state is TurnState.FAILED)
+            record_turn(turn.created, turn.state, turn.length, origin, failed=turn.state is TurnState.FAILED)
         return turn
 
     async def _stop_abandoned(self, own: CallerStore, turn: Turn) -> None:

@@ -29,7 +29,7 @@ from codegen_api.following.troubles import EVERY, ReadTrouble, Troubles
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
 from codegen_api.runs import RunRef
-from codegen_api.telemetry import Observer, Trace, apart
+from codegen_api.telemetry import Observer, Trace, detached_trace
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Readers:
     troubles: Troubles
     glance: Callable[[Credential], Awaitable[object]]
     observer: Observer = field(default_factory=Observer)
-    trace: Trace = field(default_factory=lambda: apart("follower"))
+    trace: Trace = field(default_factory=lambda: detached_trace("follower"))
     """That of what is asked for all of them."""
     trouble: Notice | None = None
     listeners: set[Callable[[], None]] = field(default_factory=set)

@@ -15,7 +15,7 @@ from codegen_api.errors import Conflict, GatewayError
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Update, loop_time
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Appended, Changed, Run, RunRef, RunStatus, WaitReason
-from codegen_api.telemetry import sent
+from codegen_api.telemetry import count_entries
 from codegen_api.upstreams import Decision, NewRun, RunFilter
 from codegen_api.viewing import Stream
 
@@ -156,7 +156,7 @@ async def _watch(call: McpCall, run_id: str, at: Position, seconds: float, *, li
             while not entries.full and (update := await _next(stream, deadline)) is not None:
                 match update:
                     case Batch():
-                        sent(len(update.entries))
+                        count_entries(len(update.entries))
                         for event, behind in zip(update.entries, update.positions, strict=True):
                             if listed and not entries.add(event.cursor, event.entry):
                                 break

@@ -14,7 +14,7 @@ from codegen_api.dialects import detail_fields
 from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitReason, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.taps import Tap
-from codegen_api.telemetry import note, noticed, over, request_id, sent, trace
+from codegen_api.telemetry import count_entries, note, record_ending, record_notice, request_id, trace
 from codegen_api.viewing import Stream
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
@@ -126,7 +126,7 @@ def framed(  # noqa: PLR0911 - a case for each kind of update
     """
     match update:
         case Batch():
-            sent(len(update.entries))
+            count_entries(len(update.entries))
             return writer.batch(update)
         case Changed(run=run):
             # the id revokes an end, also for viewers that resume from here in another process
@@ -144,16 +144,16 @@ def framed(  # noqa: PLR0911 - a case for each kind of update
         case following.Current():
             return b""
         case following.Leaving() | following.FeedLeaving():
-            over("reconnect")
+            record_ending("reconnect")
             return _reconnect_notice(writer, "reconnect", last_event_id=str(update.position))
         case following.Ended():
-            over("end")
+            record_ending("end")
             data = {**run_fields(update.run), "total_logs": update.length}
             return writer.event("end", to_json(data), f"{update.length}.end")
         case following.Listed():
             return writer.event("list", to_json({"ids": update.ids}), str(update.position))
         case following.Shown():
-            sent(1)
+            count_entries(1)
             return writer.event("run", _described_json(update.described), str(update.position))
         case following.Removed():
             return writer.event("removed", to_json({"id": update.id}), str(update.position))
@@ -173,7 +173,7 @@ def _described_json(described: following.Described) -> bytes:
 
 
 def _notice(writer: Writer, data: dict[str, Json]) -> bytes:
-    noticed(str(data["code"]))
+    record_notice(str(data["code"]))
     return writer.event("notice", to_json(data))
 
 
