@@ -13,7 +13,7 @@ import respx
 from codegen_api.colours import painted
 from codegen_api.terminal import COMMANDS, commands, show
 from codegen_api.terminal.client import GatewayClient, LiveLog, LogEvent, Refused, _event
-from codegen_api.terminal.entries import told
+from codegen_api.terminal.entries import shown_entry
 from codegen_api.terminal.harmless import but_colours, plain
 from tests.test_readme import rows
 
@@ -90,7 +90,7 @@ def test_entries_of_other_hosts_say_what_they_are() -> None:
             ("come", "+ y\n+ z"),
         ),
     ):
-        found = told(data)
+        found = shown_entry(data)
         assert (found.kind, found.title) == (kind, title)
         assert part in found.parts
 

@@ -1,7 +1,7 @@
 """Runs on the terminal: ``codegen-api tail`` and the like. A client of the native API, like any other.
 
-It imports nothing of the gateway. What runs write is never trusted: see ``harmless``.
+It imports nothing of the gateway. The output of runs is never trusted: see ``harmless``.
 """
 
 COMMANDS = ("tail", "create", "runs", "resume", "cancel")
-"""First words of a command line that is for ``commands``, and not for the server."""
+"""The first words of command lines for ``commands``, rather than the server."""

@@ -1,4 +1,4 @@
-"""The native API, as docs/wire.md has it: single requests, and a log that is followed through whatever breaks."""
+"""A client of the native API (docs/wire.md): single requests, and a live log that reconnects."""
 
 import json
 import random
@@ -17,25 +17,25 @@ Object = dict[str, Any]
 
 JSON_LINES = "application/x-ndjson"
 DIRECT = ("all://localhost", "all://127.0.0.1", "all://[::1]")
-"""Hosts that are asked without a proxy, whatever the environment says."""
+"""Hosts that are called without a proxy, whatever the environment says."""
 LATER = (429, 502, 503, 504)
-"""Statuses after which the same may work a moment later."""
+"""Statuses after which the same request may work a moment later."""
 UNKNOWN = ("idempotency_in_progress", "outcome_unknown")
-"""Codes of 409 after which the same order, sent again, finds out what became of it."""
+"""Codes of 409 after which the same order, sent again, learns its outcome."""
 ATTEMPTS = 5
 SILENCE = 60.0
-"""Seconds without a sign of life after which a connection is dead: one comes every 15 seconds."""
+"""Seconds of silence after which a connection is dead. Heartbeats come every 15 seconds."""
 LONGEST_WAIT = 30.0
 _HEAD = re.compile(rb'\{"event": ?"([a-z.]+)", ?"id": ?"([^"\\]+)"')
 
 
 class Refused(Exception):
-    """The gateway said no, or nobody answers. The text says so, for people; it may quote what others wrote."""
+    """The gateway refused, or cannot be reached. The text is for people, and may quote untrusted text."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """One event of a live log. ``data`` is None if it is nested too deeply to be read; ``line`` is all of it."""
+    """One event of a live log. ``data`` is None if it is nested too deeply to be parsed. ``line`` is the raw event."""
 
     name: str
     id: str | None
@@ -63,15 +63,15 @@ class GatewayClient:
         self._http.close()
 
     def ask(self, method: str, path: str, **query: object) -> Object:
-        """Ask for what needs no body, and can be asked for again."""
-        given = {name: str(value) for name, value in query.items() if value is not None}
+        """Send a request without a body, which may be repeated."""
+        params = {name: str(value) for name, value in query.items() if value is not None}
         try:
-            return self._object(self._http.request(method, path, params=given))
+            return self._object(self._http.request(method, path, params=params))
         except httpx.TransportError as error:
             raise self.unreachable(error) from error
 
     def order(self, path: str, body: Mapping[str, object]) -> Object:
-        """Create or resume a run, once, however often it has to be asked for."""
+        """Create or resume a run once, however many attempts that takes."""
         key = {"Idempotency-Key": uuid.uuid4().hex}
         for left in reversed(range(ATTEMPTS)):
             try:
@@ -101,7 +101,7 @@ class GatewayClient:
         return found
 
     def expect_success(self, answer: httpx.Response) -> None:
-        """Raise ``Refused``, in words, for an error."""
+        """Raise ``Refused`` for an error."""
         if answer.is_success:
             return
         answer.read()
@@ -125,10 +125,10 @@ class GatewayClient:
 
 @dataclass
 class LiveLog:
-    """A run's log from ``position`` on, which moves along with what has been dealt with.
+    """A run's log from ``position`` on, which advances with each event that was handled.
 
-    ``say`` is told how the connection is, in words. A gateway that cannot be reached at all is ``Refused``; one that
-    was reached once is waited for.
+    ``say`` is called with sentences about the connection. A gateway that cannot be reached at first is ``Refused``;
+    later the log waits for it.
     """
 
     client: GatewayClient
@@ -138,7 +138,7 @@ class LiveLog:
     _trouble: str | None = None
 
     def events(self, reached: bool = False) -> Iterator[LogEvent]:
-        """What happens, until the log ends, or nothing more can come. Each is dealt with when the next is asked for."""
+        """The events until the log ends or fails. An event counts as handled when the next one is requested."""
         failures = 0
         while True:
             wait = 0.0
@@ -169,7 +169,7 @@ class LiveLog:
             time.sleep(wait)
 
     def _notice(self, event: LogEvent) -> float:
-        """Say what an event means for the connection. Returns the seconds to wait if the stream ends behind it."""
+        """Say what an event means for the connection. Returns the seconds to wait if the stream ends after it."""
         said = event.data or {}
         if event.name != "notice" or said.get("code") == "recovered":
             if self._trouble is not None:
@@ -208,11 +208,11 @@ def _events(answer: httpx.Response) -> Iterator[LogEvent]:
             event = _event(line)
             if event is not None:
                 yield event
-    # what is left has been cut off in its middle, and comes again
+    # the rest is a line that was cut off, which comes again
 
 
 def _event(line: bytes) -> LogEvent | None:
-    """What a line says; nothing, if it is only a sign of life."""
+    """The event in a line; None for a heartbeat."""
     try:
         said = json.loads(line)
     except RecursionError:
@@ -227,7 +227,7 @@ def _event(line: bytes) -> LogEvent | None:
 
 
 def _body(answer: httpx.Response) -> Object:
-    """The JSON object of an answer; nothing, if it has none."""
+    """The JSON object of an answer; empty if it has none."""
     try:
         found = json.loads(answer.read())
     except (ValueError, RecursionError):

@@ -23,7 +23,7 @@ Exit status: 0, the run completed, or what was asked for is done; 1, the run fai
 
 
 def run(argv: Sequence[str]) -> int:
-    """Do what the command line says. Returns the exit status."""
+    """Run the command. Returns the exit status."""
     parser = _parser()
     given = parser.parse_args(argv)
     try:
@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
         return REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # who read it has gone, as `head` does
+    except BrokenPipeError:  # the reader has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
@@ -141,13 +141,13 @@ def _tail(client: GatewayClient, given: argparse.Namespace, output: Screen, reac
 
 
 def _again(run: str, position: str) -> str:
-    """The command that goes on behind ``position``."""
+    """The command that continues behind ``position``."""
     return f"codegen-api tail {shlex.quote(run)}" + (f" --after {shlex.quote(position)}" if position else "")
 
 
 def _create(client: GatewayClient, given: argparse.Namespace, output: Screen) -> int:
     prompt = _prompt(given)
-    # hosts do not say in a list what was asked for
+    # lists of hosts do not show the prompt
     metadata = {"source": "terminal", "prompt": prompt.strip().split("\n")[0][:200], **given.metadata}
     chosen = {"repo_id": given.repo, "model": given.model, "agent_type": given.agent_type}
     wanted = {name: value for name, value in chosen.items() if value is not None}

@@ -1,5 +1,5 @@
-"""An entry of a log, by its kind. Hosts have fields of their own: Codegen's are known, and of the others the text, the
-tool, and what it was given and gave back, are looked for where such hosts have them.
+"""What is shown of a log entry, by its kind. The fields of Codegen's entries are known. In those of other hosts, the
+text, the tool, its input and its output are searched for where such hosts have them.
 """
 
 import json
@@ -22,16 +22,16 @@ TELLING = ("command", "path", "query", "title", "message")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What is to be shown of an entry: its ``kind``, a ``title`` on one line, and ``parts``, each with what it is."""
+class ShownEntry:
+    """What is shown of an entry: its ``kind``, a ``title`` on one line, and ``parts``, pairs of a name and a text."""
 
     kind: str
     title: str
     parts: tuple[tuple[str, str], ...]
 
 
-def told(data: Mapping[str, Any]) -> Told:
-    """What an entry says, as texts that nobody has cleaned."""
+def shown_entry(data: Mapping[str, Any]) -> ShownEntry:
+    """What to show of an entry. The texts are not made harmless yet."""
     kind = _kind(data)
     if kind == "tool":
         return _tool(data)
@@ -39,8 +39,8 @@ def told(data: Mapping[str, Any]) -> Told:
     said = _text(data, inner, kind)
     if kind == "other" or not said:
         word = data.get("message_type") or data.get("type") or data.get("kind") or "entry"
-        return Told(kind, _line(word), (("output", said or _shown(dict(data))),))
-    return Told(kind, "" if kind == "message" else _line(data.get("tool_name") or ""), ((kind, said),))
+        return ShownEntry(kind, _line(word), (("output", said or _shown(dict(data))),))
+    return ShownEntry(kind, "" if kind == "message" else _line(data.get("tool_name") or ""), ((kind, said),))
 
 
 def _kind(data: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ def _text(data: Mapping[str, Any], inner: Mapping[str, Any], kind: str) -> str:
     return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 
 
-def _tool(data: Mapping[str, Any]) -> Told:
+def _tool(data: Mapping[str, Any]) -> ShownEntry:
     inner, called = _object(data.get("data")), _object(data.get("gateway.call"))
     calls = data.get("tool_calls")
     call = _object(calls[0]) if isinstance(calls, list) and calls else {}
@@ -87,11 +87,11 @@ def _tool(data: Mapping[str, Any]) -> Told:
         ("output", _shown(output)),
         ("output", "" if seen == output else _shown(seen)),
     ]
-    return Told("tool", f"{name}  {short}".strip(), tuple(part for part in parts if part[1].strip()))
+    return ShownEntry("tool", f"{name}  {short}".strip(), tuple(part for part in parts if part[1].strip()))
 
 
 def _short(given: object) -> tuple[str, object]:
-    """What tells most of an input, on one line, and the rest of it."""
+    """The most telling field of an input, on one line, and the other fields."""
     if not isinstance(given, dict):
         return ("", given) if isinstance(given, str) and "\n" in given else (_line(_shown(given)), None)
     rest = {key: value for key, value in given.items() if key not in (*OLD, *NEW)}
@@ -105,7 +105,7 @@ def _short(given: object) -> tuple[str, object]:
 
 
 def _changes(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of what changes a file, the lines that go and those that come."""
+    """The removed and added lines, if this changes a file."""
     for names, what, sign in ((OLD, "gone", "-"), (NEW, "come", "+")):
         text = next((given[name] for name in names if isinstance(given.get(name), str)), "")
         if text:
@@ -113,7 +113,7 @@ def _changes(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _shown(value: object) -> str:
-    """Any value as text; of an object, a line for each field that has one."""
+    """Any value as text; for an object, a line for each field with a value."""
     value = _joined(value)
     if isinstance(value, dict):
         fields = ((name, _joined(inner)) for name, inner in value.items())
@@ -122,12 +122,12 @@ def _shown(value: object) -> str:
 
 
 def _words(value: object) -> object:
-    """Of an error or the like, its message."""
+    """The message, if this is an error or the like."""
     return value["message"] if isinstance(value, dict) and isinstance(value.get("message"), str) else _joined(value)
 
 
 def _joined(value: object) -> object:
-    """Of a list of parts with texts, the texts."""
+    """The texts, if this is a list of parts with texts."""
     if isinstance(value, list) and value and all(isinstance(_object(part).get("text"), str) for part in value):
         return "\n".join(part["text"] for part in value)
     return value

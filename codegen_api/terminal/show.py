@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from codegen_api.colours import BOLD, CYAN, DIM, GREEN, MAGENTA, RED, YELLOW, painted, shows_colours
 
 from .client import LogEvent, Object
-from .entries import Told, told
+from .entries import ShownEntry, shown_entry
 from .harmless import but_colours, on_a_line, plain
 
 try:
@@ -23,11 +23,11 @@ except ImportError:  # without the extra, answers are shown as they are written
     Markdown = None  # type: ignore[assignment, misc]
 
 FOLDED, ANSWER = 8, 200
-"""Lines of a text, and of an answer, that a terminal shows unless it is to show all."""
+"""Maximum lines shown of a text, and of an answer, on a terminal without ``--full``."""
 MOST_MARKDOWN = 60_000
-"""Characters of an answer; a longer one is shown as it is written."""
+"""Maximum characters of an answer that is rendered as Markdown."""
 DEEP = 100
-"""Signs of Markdown at the beginning of a line that nobody means."""
+"""A line that begins with more Markdown characters is an attack, and not rendered."""
 INDENT = " " * 15
 KINDS = {"error": RED, "message": MAGENTA, "answer": GREEN, "thought": "", "tool": CYAN, "other": DIM}
 PARTS = {"gone": RED, "come": GREEN, "input": DIM, "thought": "", "error": RED}
@@ -35,7 +35,7 @@ STATUSES = {"completed": GREEN, "failed": RED, "cancelled": RED, "waiting": YELL
 
 
 class Screen:
-    """Standard output and standard error, for people. ``full`` is to fold nothing."""
+    """Standard output and standard error, for people. With ``full`` nothing is folded."""
 
     def __init__(self, full: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self._out, self._err = out or sys.stdout, err or sys.stderr
@@ -49,7 +49,7 @@ class Screen:
         self._answers: set[str] = set()
 
     def say(self, text: str) -> None:
-        """Something about the run or the connection; not of the log, and so on standard error."""
+        """Print a sentence about the run or the connection. It is not part of the log, so it goes to standard error."""
         line = painted(f"· {on_a_line(text)}", DIM, shows_colours(self._err))
         print(line, file=self._err, flush=True)
 
@@ -59,7 +59,7 @@ class Screen:
                 self._entry(event)
             case "status" if event.data and event.data.get("run_status") != self._status:
                 self._status = event.data.get("run_status")
-                if not event.data.get("ended"):  # which is said at the end of the log
+                if not event.data.get("ended"):  # the end of the log says that
                     self.say(f"Run {event.data.get('id')} is {self._status}.")
             case "resync" if event.id == "0":
                 self.say("The host has another log now. It begins anew.")
@@ -69,7 +69,7 @@ class Screen:
                 self._end(event.data)
 
     def run(self, run: Object) -> None:
-        """A line about a run, in a list."""
+        """Print a line about a run, in a list."""
         status = f"{on_a_line(str(run.get('run_status')))[:9]:<9}"
         age = _age(run.get("created_at"))
         title = _title(run)
@@ -82,16 +82,16 @@ class Screen:
         )
 
     def id(self, run: Object) -> None:
-        """Only the run's id, which a script can read."""
+        """Print only the run's id, for scripts."""
         self._write(on_a_line(str(run.get("id"))))
 
     def _entry(self, event: LogEvent) -> None:
         try:
             if event.data is None:
                 raise RecursionError
-            entry, position = told(event.data), event.data.get("position")
-        except RecursionError:  # nobody nests like this but to do harm
-            entry, position = Told("other", "", (("output", event.line.decode(errors="replace")),)), event.id
+            entry, position = shown_entry(event.data), event.data.get("position")
+        except RecursionError:  # only an attack is nested like this
+            entry, position = ShownEntry("other", "", (("output", event.line.decode(errors="replace")),)), event.id
         kind = entry.kind.capitalize() + ("*" if event.name == "log.amended" else "")
         head = f"{on_a_line(str(position))[:6]:>5} {painted(f'{kind:<8}', KINDS[entry.kind], self._colours)} "
         lines = [line for part in entry.parts for line in self._part(*part)]
@@ -116,7 +116,7 @@ class Screen:
         ]
 
     def _folded(self, text: str, most: int) -> list[str]:
-        """The lines of a text, as long as the terminal is wide; of a long one, only the first."""
+        """The lines of a text, wrapped to the terminal's width; only the first ``most`` of them."""
         if not self._folds:
             return plain(text).strip("\n").split("\n")
         cut = text[: (most + 1) * self._width]
@@ -134,7 +134,7 @@ class Screen:
         return painted(f"… {lines} lines, {len(text):,} characters in all: --full shows them", DIM, self._colours)
 
     def _markdown(self, text: str) -> list[str] | None:
-        """The lines of Markdown, if it can be shown as such."""
+        """The lines of rendered Markdown; None if it cannot be rendered."""
         cleaned = plain(text)
         if Markdown is None or len(cleaned) > MOST_MARKDOWN or _is_deep(cleaned):
             return None
@@ -151,7 +151,7 @@ class Screen:
             console.print(Markdown(cleaned, hyperlinks=False, code_theme="ansi_dark"))
         except RecursionError:
             return None
-        # Markdown has names for signs, too: &#x202e;
+        # Markdown can write control characters as entities, too: &#x202e;
         return [but_colours(line).rstrip() for line in page.getvalue().strip("\n").split("\n")]
 
     def _end(self, run: Object) -> None:
@@ -172,11 +172,11 @@ class Screen:
 
 
 class JsonLines(Screen):
-    """Standard output for programs: one JSON object a line, in ASCII, so that no terminal obeys what is in it."""
+    """Standard output for programs: one JSON object a line, in ASCII, so that it cannot control a terminal."""
 
     def event(self, event: LogEvent) -> None:
-        """The event, as the gateway gives it."""
-        if event.data is None:  # it cannot be read here; as ASCII it is the same JSON
+        """Print the event as the gateway sent it."""
+        if event.data is None:  # it could not be parsed; escaped as ASCII it is the same JSON
             print(_ascii(event.line.decode(errors="replace")), flush=True)
         else:
             self.run({"event": event.name, "id": event.id, "data": event.data})
@@ -188,7 +188,7 @@ class JsonLines(Screen):
 
 
 def _ascii(text: str) -> str:
-    """JSON with what is not ASCII, or a control character, written as escapes."""
+    """JSON with all control characters and all characters beyond ASCII escaped."""
     return "".join(sign if " " <= sign <= "~" else json.dumps(sign)[1:-1].replace("\x7f", "\\u007f") for sign in text)
 
 
