@@ -33,7 +33,7 @@ def create_sandbox(
     """An emulated host with a state of its own.
 
     `limits` picks the rate limits, `speed` is how many times faster than written every script is played,
-    `retry_after` whether a 429 says when to come back, and `resume_lag` for how many seconds, at speed 1, a
+    `retry_after` whether a 429 has that header, and `resume_lag` for how many seconds, at speed 1, a
     resumed run still reads with its old status. `clock` gives monotonic seconds and drives scripts, limits and faults;
     `wall` gives seconds since the epoch and only dates things. Raises ValueError for a value out of range.
     """

@@ -26,7 +26,7 @@ NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class SandboxServer(uvicorn.Server):
-    """uvicorn, which says when it listens, and can be interrupted from then on."""
+    """uvicorn, but it prints a greeting when it listens, and can be interrupted from then on."""
 
     def __init__(self, config: uvicorn.Config, greeting: str) -> None:
         super().__init__(config)
@@ -38,7 +38,7 @@ class SandboxServer(uvicorn.Server):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; the exit code."""
+    """Serve until a signal arrives. Returns the exit code."""
     options = _options(arguments)
     try:
         found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             server_header=False,
             http="h11",  # httptools loses bodies that come with an offer to upgrade, and sends chunks to HTTP/1.0
             ws="none",
-            timeout_keep_alive=75,  # longer than who asks us keeps a connection
+            timeout_keep_alive=75,  # longer than clients keep a connection
             timeout_graceful_shutdown=1,
         )
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what else it says would bury the greeting
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # other lines would bury the greeting
         greeting = json.dumps({"url": url}) if options.announce else _greeting(url)
         if options.die_with_stdin:
             # Ctrl-C reaches the whole process group, and the parent may still need its host while it drains.
@@ -118,7 +118,7 @@ def _exit_at_end_of_stdin() -> None:
     """Wait for the parent to go, however it goes: the kernel closes its end of the pipe even on SIGKILL."""
     while os.read(0, 4096):
         pass
-    # Not by way of the event loop, which a parent's death may have left with much to do.
+    # Not through the event loop, which may be busy after a parent's death.
     os._exit(0)
 
 

@@ -1,7 +1,7 @@
 """The sandbox's own routes, under /_sandbox: faults, counts, and runs made by hand.
 
-They need no token, are not limited and not counted. Nothing like them exists on the host; whoever can reach the
-sandbox can use them, which is why it refuses to listen beyond loopback unless told to.
+They need no token, are not limited and not counted. The host has nothing like them. Anybody who can reach the sandbox
+can use them, so it listens beyond loopback only with `--open`.
 """
 
 from dataclasses import replace
@@ -34,7 +34,7 @@ router = APIRouter(prefix="/_sandbox")
 
 @router.get("")
 async def about(sandbox: Sandbox) -> Response:
-    """What there is to play with."""
+    """The tokens, scenarios, operations and options of this sandbox."""
     tokens = {
         user.token: {
             "id": user.id,
@@ -88,7 +88,7 @@ async def forget_requests(sandbox: Sandbox) -> Response:
 
 @router.post("/runs")
 async def seed_run(order: SeedOrder, sandbox: Sandbox) -> Response:
-    """A run whose log is there at once and which changes only by further orders."""
+    """Add a run whose log is complete at once, and which only further orders change."""
     if order.organization_id not in ORGANIZATIONS:
         raise HTTPException(422, f"no such organization: {order.organization_id}")
     run = sandbox.add(

@@ -1,4 +1,4 @@
-"""Answers as the hosted API writes them: JSON, times, and the literal texts of what it refuses.
+"""Answers as the hosted API writes them: JSON, times, and the literal texts of its refusals.
 
 Texts are the defaults in the host's OpenAPI document, "Alloted" included. Beside them there are FastAPI's own 422, 404
 and 405, and a 401 that was seen on the wire only.
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
 
 def invalid_token() -> Response:
-    """The answer to a token that nobody has, and to none."""
+    """The answer to an unknown token, and to a missing one."""
     return json_response({"detail": "Invalid or expired API token"}, 401)
 
 
@@ -59,7 +59,7 @@ def json_response(value: object, status: int = 200) -> Response:
 
 
 def encode(value: object) -> bytes:
-    """`value` as JSON, whatever a request may have carried in; NaN and infinities become null, unknown objects `{}`.
+    """Any value that a request may contain, as JSON; NaN and infinities become null, unknown objects `{}`.
 
     Raises RecursionError only for values nested about a thousand levels deep.
     """

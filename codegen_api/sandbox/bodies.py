@@ -15,7 +15,7 @@ DEEPEST = 100
 
 
 def _sound(value: Any) -> Any:
-    """Refuse what cannot be written back as JSON. Iterative: a recursive walk would itself be the weak spot."""
+    """Refuse what cannot be written back as JSON. Iterative, as deep nesting would break a recursive walk."""
     todo: list[tuple[Any, int]] = [(value, 1)]
     while todo:
         part, depth = todo.pop()

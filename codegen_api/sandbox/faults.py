@@ -25,7 +25,7 @@ from .answers import Refusal, encode, invalid_token, rate_limited
 from .bodies import FaultKind, FaultOrder
 
 GENTLE: frozenset[FaultKind] = frozenset({"latency", "cookie"})
-"""The kinds that let the request go on to its real answer."""
+"""The kinds after which the request still gets its real answer."""
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ ANSWERS: Mapping[str, Callable[[FaultOrder], Response]] = {
 
 
 async def play(order: FaultOrder, app: ASGIApp, scope: Scope, receive: Receive, answer: Send, server: Send) -> None:
-    """Do to a request what a harsh fault says.
+    """Answer a request with a fault that is not gentle.
 
     `app` gives the real answer, `answer` sends any, and `server` is the server's own `send`.
     """
@@ -148,8 +148,8 @@ def seconds_of(order: FaultOrder, otherwise: float) -> float:
 async def _reset(receive: Receive, server: Send) -> None:
     """Drop the connection with RST, without another byte."""
     transport = _transport(server)
-    # Lingering for zero seconds makes the kernel send RST instead of FIN. Not every event loop hands out a socket that
-    # may be touched, so this is another one for the same descriptor, which stays the transport's.
+    # Lingering for zero seconds makes the kernel send RST instead of FIN. The transport's own socket cannot be changed
+    # with every event loop, so this is another object for its descriptor.
     twin = socket.socket(fileno=transport.get_extra_info("socket").fileno())
     try:
         twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -160,7 +160,7 @@ async def _reset(receive: Receive, server: Send) -> None:
 
 
 async def _hang(receive: Receive, server: Send, seconds: float) -> None:
-    """Say nothing until the client leaves; reset the connection after `seconds`."""
+    """Send nothing until the client leaves; reset the connection after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await _gone(receive)
@@ -214,7 +214,7 @@ ODDITIES: tuple[dict[str, object], ...] = (
     {"message_type": "HOLOGRAM_RENDERED"},
     {"message_type": None, "created_at": None, "tool_name": None},
 )
-"""Members that an entry gets, or gets anew."""
+"""Members that are set in an entry."""
 
 
 def odd(body: bytes, query: str) -> bytes:

@@ -23,7 +23,7 @@ from .state import SandboxState
 ORGANIZATION = "/v1/organizations/{org_id}"
 RUN = "/v1/organizations/{org_id}/agent/run"
 UNKNOWN = "unknown"
-"""The operation of a request that is none of the host's."""
+"""The operation of a request that the host does not have."""
 
 
 class SourceType(StrEnum):
@@ -45,13 +45,13 @@ class SourceType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UserView:
-    """The sandbox as one user sees it: the one whose token the middleware has found in the request."""
+    """The sandbox as one user sees it. The middleware found the user's token in the request."""
 
     user: HostedUser
     state: SandboxState
 
     def organization(self, org_id: int) -> HostedOrganization:
-        """The organization, if the user is in it. The host does not tell a foreign one from one that is not there."""
+        """The organization, if the user is in it. The host answers alike for a foreign one and a missing one."""
         organization = ORGANIZATIONS.get(org_id)
         if organization is None or self.user not in organization.members:
             raise Refusal(*NO_ACCESS)
@@ -117,7 +117,7 @@ async def create_run(org_id: int, body: CreateBody, view: View) -> Response:
 async def resume_run(org_id: int, body: ResumeBody, view: View) -> Response:
     run = view.run(org_id, body.agent_run_id)
     view.state.resume(run, body.prompt, len(body.images or ()))
-    # who writes sees what was written; it is reads that may lag
+    # the writer sees the change at once; only reads may lag
     return json_response({**run.to_wire(view.state.now()), "status": "ACTIVE"})
 
 
@@ -174,7 +174,7 @@ OPERATIONS: Mapping[str, APIRoute] = {route.name: route for route in router.rout
 
 
 def operation_of(method: str, path: str) -> str:
-    """The name in OPERATIONS of what a request asks for, or `unknown`. Needed before the request is routed."""
+    """The request's name in OPERATIONS, or `unknown`. It is needed before the request is routed."""
     for name, route in OPERATIONS.items():
         if method in (route.methods or ()) and route.path_regex.match(path):
             return name

@@ -1,6 +1,6 @@
 """What happens to a request before a route sees it: it is counted, may be struck by a fault, and must be allowed.
 
-The order is that of the host as far as it is known: first the token (401), then the rate limit (429), and only
+The order is that of the host, as far as known: first the token (401), then the rate limit (429), and only
 then the body and its validation (422). Faults come before all three, since they stand for what lies between a
 client and the host; only `odd_json` and `half_body` spoil the answer the request would have got. Admin requests
 pass untouched. This is the outermost ASGI layer on purpose: cutting a connection needs the server's own
@@ -24,7 +24,7 @@ from .host import UNKNOWN, operation_of
 from .state import SandboxState
 
 ADMIN = "/_sandbox/"
-"""Where the admin routes lie; the host has nothing there."""
+"""The prefix of the admin routes; the host has nothing there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from .directory import HostedUser
 from .scenarios import JsonObject, Script, StatusChange
 
 OVER = {"COMPLETE", "ERROR", "FAILED", "TIMEOUT", "MAX_ITERATIONS_REACHED", "OUT_OF_TOKENS", "CANCELLED", "STOPPED"}
-"""Words for a run that has ended, whichever way."""
+"""The host's statuses of runs that have ended in any way."""
 
 _PULL_REQUEST = dict.fromkeys(("id", "title", "url", "created_at", "head_branch_name"))
 _NOT_WITH_LOGS = {"summary", "source_type", "github_pull_requests"}
@@ -62,7 +62,7 @@ class Segment:
         return (until - self.started.clock) * self.speed
 
     def count(self, clock: float) -> int:
-        """How many entries there are. A nanosecond more keeps rounding from hiding an entry at its own offset."""
+        """How many entries have appeared. The extra nanosecond keeps rounding from hiding an entry at its offset."""
         return bisect_right(self.script.entries, self.elapsed(clock) + 1e-9, key=attrgetter("at"))
 
     def wall_at(self, offset: float) -> float:
@@ -124,7 +124,7 @@ class HostedRun:
         return self.segments[-1].state(now.clock)
 
     def is_over(self, now: Moment) -> bool:
-        """Whether the run has ended, and no change of it is to come, as it is just after a resume."""
+        """Whether the run has ended, and no change is pending, as just after a resume."""
         segment = self.segments[-1]
         elapsed = segment.elapsed(now.clock)
         return self.state(now).status in OVER and all(change.at <= elapsed for change in segment.script.changes)

@@ -6,7 +6,7 @@ seconds that have passed, so nothing has to run in the background and a simulati
 a bisection, never a walk over the log.
 
 The scenarios of scenarios.toml, which says how they are written, are picked by `metadata.scenario`; example.toml has
-another. They are read when they are first needed, and their gaps are filled with what is known of the run.
+another. They are read when they are first needed, and their gaps are filled with facts of the run.
 """
 
 import re
@@ -23,9 +23,9 @@ JsonObject = Mapping[str, object]
 
 
 class TimedEntry(NamedTuple):
-    """At the offset `at` an entry appears; `fields` are its members other than `agent_run_id` and `created_at`.
+    """An entry that appears at the offset `at`; `fields` are its members except `agent_run_id` and `created_at`.
 
-    If there is a `later`, it then gets other values for the members in it.
+    At the offset of `later`, if there is one, the members in it change.
     """
 
     at: float
@@ -35,7 +35,7 @@ class TimedEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LongLog:
-    """A log too long to be kept: each is made when it is looked at, and must always be made the same."""
+    """A log too long to be kept: `entry` makes each entry when it is read, and must always make the same."""
 
     length: int
     entry: Callable[[int], TimedEntry]
@@ -49,7 +49,7 @@ class LongLog:
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """At the offset `at` the run's status becomes `status`; what else it then carries replaces what it had, if given.
+    """At the offset `at` the run's status becomes `status`. A result and a summary, if given, replace the run's.
 
     `pull_request` is one that the agent opened; `created_at` is added when it is shown.
     """
@@ -110,10 +110,10 @@ _GAP = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What a scenario is told before it is played.
+    """What a scenario needs to know of the run that plays it.
 
-    `delay` is how long, in seconds at speed 1, the status still shows the past; 0 for a new run. `segment` counts
-    from 0: it is the number of times the run was started before.
+    The status still shows the past for `delay` seconds at speed 1; 0 for a new run. `segment` is the number of times
+    that the run was started before.
     """
 
     run_id: int
@@ -123,7 +123,7 @@ class Cue:
     segment: int = 0
 
     def texts(self) -> dict[str, object]:
-        """What may be named in the texts of a scenario."""
+        """What the gaps in a scenario's texts may name."""
         line = " ".join(self.prompt.split())
         echo = line if len(line) <= ECHOED else f"{line[: ECHOED - 1]}…"
         return {
@@ -160,7 +160,7 @@ def _script(written: Mapping[str, Any], cue: Cue) -> Script:
 
 
 def _filled(value: Any, texts: Mapping[str, object]) -> Any:
-    """`value` with its gaps filled, once: what a user wrote in braces stays."""
+    """`value` with its gaps filled, but not gaps in what is filled in: a user's text in braces stays."""
     if isinstance(value, str):
         whole = _GAP.fullmatch(value)
         return texts[whole[1]] if whole else _GAP.sub(lambda gap: str(texts[gap[1]]), value)

@@ -23,7 +23,7 @@ LimitPolicy = Literal["table", "shared", "off"]
 
 
 TABLE = {"create": (10, 60.0), "logs": (60, 60.0)}
-"""So many answers in any so many seconds, for endpoints with a figure of their own; resume and ban have none."""
+"""Maximum answers in so many seconds, for endpoints with limits of their own; resume and ban have none."""
 
 OTHERS = (60, 30.0)
 SHARED = (60, 60.0)
@@ -45,7 +45,7 @@ class Limits:
         self._windows: dict[tuple[str, str], deque[float]] = {}
 
     def take(self, user: str, operation: str) -> int | None:
-        """Count one answer for `user`; None, or, when it is refused, the whole seconds until the next one."""
+        """Count one answer for `user`. Returns None, or, if it is refused, the whole seconds until the next one."""
         if self.policy == "off":
             return None
         shared = self.policy == "shared"
@@ -100,7 +100,7 @@ class RequestLog:
         self._with_cookie = 0
 
     def begin(self, scope: Scope, operation: str, user: str | None) -> Callable[[int], None]:
-        """Count a request as it arrives. Call what is returned with the status of its answer."""
+        """Count a request as it arrives. Returns a function to call with the status of its answer."""
         headers = Headers(scope=scope)
         request: dict[str, object] = {
             "at": self._clock(),

@@ -1,12 +1,11 @@
 """Smoke checks against a running gateway, over HTTP and from outside: ``python validate_server.py``.
 
-Knows nothing of the gateway but its contract, docs/wire.md, and the settings, for the token. What it prints holds no
-token, no prompt and no text of a log. Exits with 1 when a check failed or nobody answers, and with 2 when it was told
-something that makes no sense.
+Uses only the gateway's contract, docs/wire.md, and its settings, for the token. The output contains no token, prompt or
+text of a log. Exits with 1 if a check failed or the gateway cannot be reached, and with 2 for invalid arguments.
 
-``checks`` has the table of what is checked, ``lifecycle`` the checks that need a run, and ``client`` what every answer
-has to be like. Here they are run, and what came of them is printed. ``examination`` is what the doctor does instead: it
-looks at the way from a user to the gateway, seen from the user's end.
+``checks`` has the table of checks, ``lifecycle`` those that need a run, and ``client`` what holds for every answer.
+This module runs them and prints the results. ``examination`` is the doctor's part instead: it examines the way from a
+user to the gateway, from the user's end.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ NAME_WIDTH = max(len(check.name) for check in CHECKS)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a check went. ``outcome`` is ``ok``, ``skipped`` or ``FAILED``."""
+    """The result of a check. ``outcome`` is ``ok``, ``skipped`` or ``FAILED``."""
 
     name: str
     outcome: str
@@ -47,7 +46,7 @@ class Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks and print how they went; the exit status."""
+    """Run the checks and print their results. Returns the exit status."""
     options = read_options(argv)
     if options.through:
         return _diagnose(options)
@@ -80,12 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def doctor(argv: Sequence[str] | None = None) -> int:
-    """``codegen-api doctor``; the exit status."""
+    """Run ``codegen-api doctor``. Returns the exit status."""
     return _diagnose(read_options(argv, doctor=True))
 
 
 def _diagnose(options: Options) -> int:
-    """Print what is wrong on the way to ``options.url``; the exit status."""
+    """Print what is wrong on the way to ``options.url``. Returns the exit status."""
     try:
         diagnosis = asyncio.run(examine(options))
     except KeyboardInterrupt:
@@ -118,7 +117,7 @@ async def _reach(client: Client) -> None:
 
 
 async def _outcome(check: Check, client: Client, found: Findings, outcomes: dict[str, str]) -> tuple[str, str]:
-    """Run a check: how it went, and what it saw. A check that breaks never keeps the others from being made."""
+    """Run a check. Returns its outcome, and what it saw. A check that breaks does not stop the others."""
     seconds = ANSWER_SECONDS + (client.options.timeout if check.creates else 0)
     try:
         if found.gone:
@@ -141,5 +140,5 @@ async def _outcome(check: Check, client: Client, found: Findings, outcomes: dict
         return "FAILED", "nobody answers any more"
     except httpx.HTTPError as error:
         return "FAILED", f"the connection failed ({type(error).__name__})"
-    except Exception as error:  # the last line of defence; the text could quote anything
+    except Exception as error:  # an answer may break a check in any way; the text could quote anything
         return "FAILED", f"the answer is so odd that the check itself broke ({type(error).__name__})"

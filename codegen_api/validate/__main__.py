@@ -1,4 +1,4 @@
-"""``python -m codegen_api.validate``: the smoke checks, also where there is no checkout."""
+"""``python -m codegen_api.validate``: the smoke checks, without a checkout of the repository."""
 
 from codegen_api.validate import main
 

@@ -1,4 +1,4 @@
-"""The table of checks, in the order in which they are made, and those of them that need no new run.
+"""The table of checks, in the order in which they are run, and the checks that need no new run.
 
 A check asks the gateway through a client and looks at the answer. It returns what it saw in a few words, or raises
 ``Failed`` or ``Skipped``.
@@ -30,11 +30,11 @@ from .lifecycle import Findings
 from .options import Object
 
 NO_RUN = 2_147_483_647
-"""The id of a run that does not exist, one that fits into any column."""
+"""The id of a run that does not exist. It fits into any database column."""
 
 LISTED = 5
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
-"""A time as RFC 3339 has it, in UTC and with ``Z``."""
+"""A time by RFC 3339, in UTC and with ``Z``."""
 ROUTES = ("/health", "/users/me", "/organizations", "/agent-runs", "/agent-runs/{id}/logs/stream")
 
 CheckFunction = Callable[[Client, Findings], Awaitable[str]]
@@ -42,8 +42,8 @@ CheckFunction = Callable[[Client, Findings], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check. ``needs`` names those that must have passed for it to mean anything; ``creates``: it is about a new run;
-    ``open``: it needs no user.
+    """A check. It runs only if those that it ``needs`` have passed. ``creates``: it needs a new run; ``open``: it needs
+    no user.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Check:
 def get(
     path: str, look: Callable[[Object, httpx.Response, Findings], str], status: int = 200, token: str | None = ""
 ) -> CheckFunction:
-    """A check of one GET, to be answered with ``status`` and JSON. ``look`` checks that, and says what it saw."""
+    """A check that a GET is answered with ``status`` and JSON. ``look`` checks the body, and says what it saw."""
 
     async def run(client: Client, found: Findings) -> str:
         answer = await client.ask("GET", path, token=token)

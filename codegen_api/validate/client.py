@@ -192,7 +192,7 @@ async def events_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[ServerEvent,
             if len(rest) > LONGEST_LINE:
                 raise Failed("what comes is not a stream of events")
             for line in lines:
-                # not str.splitlines: U+2028 and its like may stand unescaped in JSON
+                # not str.splitlines: JSON may contain U+2028 and the like unescaped
                 name, _, value = line.removesuffix(b"\r").decode(errors="replace").partition(":")
                 value = value.removeprefix(" ")
                 if name == "data" and "data" in fields:

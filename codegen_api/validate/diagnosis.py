@@ -1,5 +1,5 @@
-"""What the doctor finds, and how it is told. ``remedies.toml`` has for each kind of finding the lines of configuration
-that mend it.
+"""What the doctor finds, as text and JSON. ``remedies.toml`` has the lines of configuration that mend each kind of
+finding.
 """
 
 import tomllib
@@ -9,13 +9,13 @@ from importlib.resources import files
 from .options import Object
 
 KINDS = {"nginx": "nginx", "caddy": "Caddy", "envoy": "Envoy", "balancer": "load balancer", "gateway": "gateway"}
-"""Where a remedy belongs, as ``remedies.toml`` calls it and for people."""
+"""Where a remedy belongs: its name in ``remedies.toml``, and its name for people."""
 REMEDIES: dict[str, dict[str, str]] = tomllib.loads((files(__package__) / "remedies.toml").read_text("utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
 class Ailment:
-    """Something that is wrong: its name in ``remedies.toml``, and what was seen of it."""
+    """Something that is wrong: its name in ``remedies.toml``, and what the doctor saw."""
 
     name: str
     seen: str
@@ -30,7 +30,7 @@ class Ailment:
 
 @dataclass(slots=True)
 class Diagnosis:
-    """What was found, what was not looked at, and for how many seconds a live log was watched: None if none was."""
+    """What was found, what was not looked at, and for how many seconds a live log was watched, None if none was."""
 
     found: list[Ailment] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""What the doctor looks at: who answers at an address, what passes on the way to the gateway and back, and how a live
-log comes. Nothing that is said of it quotes a token or a log. It starts no run unless told to. The token goes to the
-address that was given and, after a redirect to HTTPS, to the same host.
+"""The doctor's examination: who answers at an address, what passes on the way to the gateway and back, and how a live
+log arrives. No finding quotes a token or a log. It starts a run only with ``--create``. The token goes to the given
+address only, and after a redirect to HTTPS to the same host.
 """
 
 import asyncio
@@ -29,18 +29,18 @@ from .watching import Watch, is_stream, watch
 CONNECT_SECONDS = 15.0
 """Seconds for a connection and its TLS."""
 HEARTBEAT = 15.0
-"""Seconds; what gateways do by default, for one that cannot be asked."""
+"""A gateway's default, in seconds, used if its ``/health`` cannot be read."""
 LATE = 4.0
-"""Seconds that a live log may take to begin, beside those that the host takes."""
+"""Seconds that a live log may take to begin, besides those that the host takes."""
 SKEW = 5.0
-"""Seconds that a clock may be wrong."""
+"""Seconds by which a clock may be wrong."""
 LONG_TOKEN, LONG_QUERY, LARGE_BODY = 32_000, 7_200, 2 << 20
-"""Characters of a token and of a ticket's URL, and bytes of a body with an image, all of which the gateway takes."""
+"""Characters of a token and of a ticket's URL, and bytes of a body with an image. The gateway accepts all of them."""
 LISTED = 100
 NO_SUCH_RUN = ("not_found", "validation_error")
-"""Codes for the id of a run that does not exist, or cannot."""
+"""Codes for the id of a run that does not exist, or cannot exist."""
 FEED = "/agent-runs/stream"
-"""A stream for which no run is needed, where the gateway has it."""
+"""A stream that needs no run, if the gateway has it."""
 ORDER: Object = {"prompt": PROMPT}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 CERTIFICATES = {9: "certificate-dates", 10: "certificate-dates", 62: "certificate-name", 64: "certificate-name"}
@@ -48,17 +48,17 @@ CERTIFICATES = {9: "certificate-dates", 10: "certificate-dates", 62: "certificat
 
 
 class Hopeless(Exception):
-    """Nothing more can be seen."""
+    """The examination cannot go on."""
 
 
 class Moved(Exception):
-    """The way leads on, to the URL in the text."""
+    """A redirect leads to the URL in the text."""
 
 
 async def examine(options: Options, clock: Callable[[], float] = time.time) -> Diagnosis:
     """What is wrong on the way to ``options.url``. ``clock`` gives epoch seconds."""
     diagnosis = Diagnosis()
-    for _ in range(2):  # the second time where a redirect leads
+    for _ in range(2):  # again after a redirect
         async with connect(options) as http:
             try:
                 await Examination(http, options, diagnosis, clock).all()
@@ -67,7 +67,7 @@ async def examine(options: Options, clock: Callable[[], float] = time.time) -> D
                 continue
             except Hopeless:
                 pass
-            except Exception as error:  # the last line of defence; the text could quote anything
+            except Exception as error:  # an answer may break the doctor in any way; the text could quote anything
                 broke = f"What answers is so odd that the doctor itself broke ({type(error).__name__})."
                 diagnosis.found.append(Ailment("no-gateway", broke))
         break
@@ -123,7 +123,7 @@ class Examination:
         headers: Mapping[str, str] | None = None,
         body: Object | None = None,
     ) -> httpx.Response:
-        """As the client, where no answer at all is a finding."""
+        """As ``Client.ask``, but no answer at all is a finding."""
         try:
             return await self._client.ask(method, path, token=token, headers=headers, body=body)
         except httpx.TransportError as error:
@@ -132,7 +132,7 @@ class Examination:
     # -- who answers --
 
     async def _connection(self) -> None:
-        """Connect by hand: that says what the matter is, and whether there is HTTP/2."""
+        """Connect without the HTTP client, to see what exactly fails, and whether there is HTTP/2."""
         host, tls = self._url.host, self._url.scheme == "https"
         if host not in LOOPBACK and self._url.scheme in getproxies() and not proxy_bypass(host):
             self._diagnosis.unseen.append("the connection itself, as this machine's settings name a proxy for it")
@@ -159,7 +159,7 @@ class Examination:
             self._find("no-http2", "There is no HTTP/2: browsers open six connections, and each live log takes one.")
 
     async def _gateway(self) -> None:
-        """See that a gateway answers, and what it says of itself."""
+        """Check that a gateway answers, and what it says about itself."""
         before = self._clock()
         health = await self._ask("GET", "/health", None)
         after = self._clock()
@@ -195,7 +195,7 @@ class Examination:
         await self._prefix()
 
     async def _prefix(self) -> None:
-        """See that the paths which the gateway gives lie below the address."""
+        """Check that the paths in the gateway's answers lie below the address."""
         here, path = self._url.path.rstrip("/"), _json(await self._ask("GET", "/", None)).get("links", {}).get("health")
         if isinstance(path, str) and path != f"{here}/health":
             self._find("prefix", f"The gateway takes {shown(path)} for the path of what lies at {here}/health here.")
@@ -220,7 +220,7 @@ class Examination:
         await self._reaches("long-urls", f"A URL of {LONG_QUERY:,} characters, as of a ticket,", long_url, None)
 
     async def _body(self) -> None:
-        """Send a body as long as that of an image, for a run that lacks a prompt and is not started."""
+        """Send a body as large as an image. It lacks a prompt, so no run is started."""
         body: Object = {"images": ["x" * LARGE_BODY]}
         await self._reaches("large-bodies", f"A body of {LARGE_BODY >> 20} MiB", "/agent-runs", body=body)
 
@@ -239,7 +239,7 @@ class Examination:
             self._find(name, f"{what} does not reach the gateway: {saw}.")
 
     async def _pages(self) -> None:
-        """See that pages of another origin get what browsers want."""
+        """Check that pages of another origin get the headers that browsers require."""
         origin = self._options.origin
         if not origin:
             self._diagnosis.unseen.append(
@@ -279,7 +279,7 @@ class Examination:
             self._give_up("token", "The gateway does not accept the token.")
         if me.status_code != 200:
             self._give_up("trouble", f"The gateway answers {described(me)}: {CAUSES.get(code, 'it has failed')}.")
-        # values that the gateway refuses, if they arrive, for a run that does not exist
+        # for a run that does not exist, with values that the gateway refuses if they arrive
         nowhere = f"/agent-runs/{NO_RUN}"
         position = await self._ask("GET", f"{nowhere}/logs/stream", headers={"Last-Event-ID": "nowhere"})
         if code_of(position) in NO_SUCH_RUN:
@@ -320,7 +320,7 @@ class Examination:
         self._judge(seen, LATE + host)
 
     async def _to_watch(self) -> tuple[str | None, str]:
-        """The path of a live log that has not ended, and what to say where there is none."""
+        """The path of a live log that has not ended, and what to report if there is none."""
         wanted = self._options.run
         if self._options.create and wanted is None:
             answer = await self._ask("POST", "/agent-runs", body=ORDER)
@@ -373,7 +373,7 @@ def _json(answer: httpx.Response) -> Object:
 
 
 def _stranger(answer: httpx.Response) -> tuple[str, str]:
-    """What it means that not the gateway gave this answer."""
+    """The finding if something other than the gateway gave this answer."""
     asks = answer.status_code in (401, 403, 407) or b'type="password"' in answer.content
     if answer.status_code in (502, 503, 504):
         return (

@@ -1,6 +1,6 @@
-"""The checks of a whole life of a run: created, watched live with a cut in the middle, read by pages, and resumed.
+"""Checks of a run's whole life: it is created, watched live with a cut in the middle, read by pages, and resumed.
 
-The log is followed once, and what came is written down; most of the checks then only look at the record.
+The log is followed and recorded once. Most of the checks then only look at the record.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from .options import Object, object_in
 PROMPT = "This is a smoke test. Change nothing, and answer with the single word pong."
 PROMPT_AGAIN = "Still a smoke test. Change nothing, and answer with the single word pong again."
 CUT_AFTER = 2
-"""After so many entries the connection is cut, once."""
+"""Entries after which the connection is cut, once."""
 FRUITLESS = 3
-"""After so many connections in a row without anything new the stream is given up."""
+"""Connections in a row without anything new after which the check gives up."""
 LONGEST_PAUSE = 10.0
-"""Seconds; the gateway may ask for a longer one before a reconnect, but this is a check and not a browser."""
+"""Maximum seconds before a reconnect, even if the gateway asks for more: this is a check and not a browser."""
 
 
 @dataclass(slots=True)
 class Record:
-    """What came over the wire of one log. ``ended`` is the whole ``end`` event, ``trouble`` why there is none."""
+    """What was received of one log. ``ended`` is the ``end`` event, ``trouble`` why there is none."""
 
     last_id: str | None = None
     positions: list[int] = field(default_factory=list)
@@ -33,14 +33,14 @@ class Record:
     connections: int = 0
     told_ended: bool = False
     live: bool = False
-    """Whether the run was still at work when the first entry had arrived."""
+    """Whether the run was still at work when the first entry arrived."""
     ended: ServerEvent | None = None
     trouble: str = ""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What earlier checks have found, for later ones."""
+    """What checks have found, for later checks."""
 
     bodies: list[Object] = field(default_factory=list)
     runs: list[Object] = field(default_factory=list)
@@ -117,7 +117,7 @@ async def told(client: Client, found: Findings) -> str:
 
 
 async def _is_late(answer: httpx.Response) -> bool:
-    """Whether the gateway says that its host lets it wait: then it cannot know yet that nothing has come."""
+    """Whether the gateway says that it waits for its host: then it cannot know yet whether there are new entries."""
     async with aclosing(events_of(answer.aiter_bytes())) as events:
         async for event in events:
             if event.name in ("notice", "log", "end"):
@@ -152,7 +152,7 @@ async def resume(client: Client, found: Findings) -> str:
 
 
 async def _follow(client: Client, run_id: int | str, record: Record, cut_after: int | None = None) -> None:
-    """Follow the log to its end, and come back whenever a connection ends before that."""
+    """Follow the log to its end, and reconnect whenever a connection ends before that."""
     seconds, fruitless = client.options.timeout, 0
     try:
         async with asyncio.timeout(seconds):
@@ -170,7 +170,7 @@ async def _follow(client: Client, run_id: int | str, record: Record, cut_after: 
 
 
 async def _connection(client: Client, run_id: int | str, record: Record, cut_after: int | None) -> float:
-    """One connection, to its end or until it is cut. How many seconds to wait before the next."""
+    """Read one connection, to its end or until it is cut. Returns the seconds to wait before the next."""
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
     if record.last_id is not None:
         headers["Last-Event-ID"] = record.last_id
@@ -188,11 +188,11 @@ async def _connection(client: Client, run_id: int | str, record: Record, cut_aft
                 pause = pause if event.retry is None else event.retry / 1000
                 expect(not first or event.name in ("status", "notice"), f"a stream began with {shown(event.name)}")
                 first = False
-                _note(record, event)
+                _add(event, record)
                 if record.ended is not None:
                     break
                 if event.name == "log" and len(record.positions) == 1:
-                    # not by the events' own order: one that holds all back until the end keeps it
+                    # the order of events does not tell: a proxy that holds all back until the end keeps it
                     seen = run_of(json_of(await client.ask("GET", f"/agent-runs/{run_id}")), run_id)
                     record.live = not (seen["ended"] or record.told_ended)
                 if cut_after is not None and len(record.positions) >= cut_after:
@@ -200,7 +200,7 @@ async def _connection(client: Client, run_id: int | str, record: Record, cut_aft
     return pause
 
 
-def _note(record: Record, event: ServerEvent) -> None:
+def _add(event: ServerEvent, record: Record) -> None:
     data = _data(event)
     match event.name:
         case "status":
@@ -241,7 +241,7 @@ def _expect_stream_headers(answer: httpx.Response) -> None:
 
 
 def _expect_whole(record: Record, first: int) -> None:
-    """Every entry from position ``first`` on came once, and in its turn."""
+    """Check that every entry from position ``first`` on came once, and in order."""
     for expected, position in enumerate(record.positions, first):
         if position < expected:
             raise Failed(f"position {position} came twice, or late")
@@ -251,7 +251,7 @@ def _expect_whole(record: Record, first: int) -> None:
 
 
 def _expect_end(record: Record) -> int:
-    """The length of the log, by its end."""
+    """Check the ``end`` event. Returns the length of the log."""
     if record.ended is None:
         raise Failed(record.trouble)
     data, last = _data(record.ended), max(record.positions, default=0)

@@ -30,8 +30,8 @@ ORIGIN = "http://localhost:3000"
 
 @dataclass
 class Options:
-    """The arguments and their defaults. ``timeout`` is how many seconds a log may take to end. ``through``: the doctor
-    is wanted, for this address. ``run`` is the one that it watches, for ``patience`` seconds.
+    """The arguments and their defaults. A log may take ``timeout`` seconds to end. ``through`` is the address that the
+    doctor examines, if it is wanted. It watches ``run`` for ``patience`` seconds.
     """
 
     url: str = "http://127.0.0.1:8000"
@@ -48,8 +48,8 @@ class Options:
 
 
 def read_options(argv: Sequence[str] | None, *, doctor: bool = False) -> Options:
-    """Parse ``argv``, of the doctor's own command or of the validator, which has the doctor too; the token may come
-    from the environment. Exits with 2 for arguments that make no sense.
+    """Parse ``argv``, for the doctor's own command or the validator, which can start the doctor, too. The token may
+    come from the environment. Exits with 2 for invalid arguments.
     """
     parser = argparse.ArgumentParser(
         prog="codegen-api doctor" if doctor else "validate_server.py",

@@ -1,4 +1,4 @@
-"""Watching a live log as it comes: when each piece arrived, and how it went out."""
+"""Watching a live log: when each piece arrives, and how the log ends."""
 
 import asyncio
 import re
@@ -9,19 +9,19 @@ import httpx
 from .client import Client
 
 SLACK = 3.0
-"""Seconds that a heartbeat may come late, beside half its interval."""
+"""Seconds that a heartbeat may be late, besides half its interval."""
 BUSY = 4
-"""So many heartbeats long a log is watched that is never silent."""
+"""A log that is never silent is watched for this many intervals of heartbeats."""
 _OVER = re.compile(rb'^event: (end$|failure$|notice\n.*"reconnect")', re.MULTILINE)
 """How the gateway ends a live log."""
 
 
 @dataclass(slots=True)
 class Watch:
-    """What came of a live log. ``pieces`` are the seconds after which each arrived.
+    """What was seen of a live log. ``pieces`` are the times at which pieces arrived, in seconds since the start.
 
-    ``outcome``: ``enough`` was seen, the gateway said that it was ``over``, it was ``cut``, or ``silent`` for longer
-    than the gateway is.
+    ``outcome``: ``enough`` was seen, the gateway said that the log was ``over``, the connection was ``cut``, or it was
+    ``silent`` for longer than a gateway is.
     """
 
     outcome: str = "cut"
@@ -37,7 +37,7 @@ class Watch:
 
     @property
     def survived(self) -> float:
-        """Seconds of the longest silence after which something came."""
+        """Seconds of the longest silence that was followed by another piece."""
         return max((later - earlier for earlier, later in zip(self.pieces, self.pieces[1:], strict=False)), default=0.0)
 
 
@@ -47,13 +47,13 @@ def is_stream(answer: httpx.Response) -> bool:
 
 
 async def watch(client: Client, path: str, heartbeat: float, patience: float | None) -> Watch:
-    """Watch a live log until a heartbeat has come, or for ``patience`` seconds; for less where it is over or silent."""
+    """Watch a live log until a heartbeat has come, or for ``patience`` seconds, unless it is over or silent before."""
     seen, rest, clock = Watch(), b"", asyncio.get_running_loop().time
     silence, longest = 1.5 * heartbeat + SLACK, patience or BUSY * heartbeat
     started = clock()
     try:
         async with asyncio.timeout(silence) as bound:
-            # compressed where somebody does that: browsers ask for it
+            # ask for compression, as browsers do: something on the way may compress
             async with client.stream(path, {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}) as answer:
                 seen.answer = answer
                 if not is_stream(answer):
