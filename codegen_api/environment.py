@@ -30,9 +30,7 @@ class SettingsError(Exception):
 
 @contextmanager
 def errors_about(setting: str) -> Iterator[None]:
-    """Turn a ``ValueError`` into a ``SettingsError`` that names this setting. The cause may quote a secret, so it is
-    dropped.
-    """
+    """Turn a ``ValueError`` into a ``SettingsError`` for this setting, without its cause, which may quote a secret."""
     try:
         yield
     except ValueError as error:

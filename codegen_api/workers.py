@@ -100,9 +100,7 @@ def share(worker_count: int) -> SharedDirectory | None:
 
 
 def worker_count(given: int) -> int:
-    """The number of processes that share the host's limit. uvicorn does not tell its workers, but they see its command
-    line.
-    """
+    """The number of processes that share the host's limit. uvicorn's workers find it in their command line."""
     if given > 1 or multiprocessing.parent_process() is None:
         return given
     match = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
