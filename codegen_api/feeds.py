@@ -1,5 +1,5 @@
-"""Feeds of runs: one reader of the host's list for all who watch it with one credential in one organization, and what
-of it each of them may see.
+"""Feeds of runs: one reader of the host's list per credential and organization, for all who watch it, and which runs
+each of them may see.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from codegen_api.upstreams import Listing, RunFilter, Upstream
 from codegen_api.viewing import Viewing
 
 FRONT = 100
-"""So many runs of the host's list are read at a time."""
+"""Number of runs read from the front of the host's list."""
 
 JOINING = 1.0
-"""Seconds for which a list that was just read waits for those who asked for it."""
+"""Seconds for which a new feed without viewers is kept for those who asked for it."""
 
 ANYTHING = RunFilter()
 
@@ -35,8 +35,8 @@ _Key = tuple[str, str]
 
 @dataclass(eq=False, slots=True)
 class Feeds:
-    """Brings callers to feeds. A list is read ``every`` so many seconds, and for ``linger`` seconds more when
-    its last viewer has left.
+    """Connects callers to feeds. A list is read ``every`` so many seconds, until ``linger`` seconds after its last
+    viewer has left.
     """
 
     upstream: Upstream
@@ -55,8 +55,8 @@ class Feeds:
 
     def __post_init__(self) -> None:
         self._troubles = Troubles(name=lambda ref: f"the list of runs in organization {ref.organization}")
-        self.reads.described = lambda run, asked: self._heard(run, asked, whole=True)
-        self.viewing.hub.described = lambda run, asked: self._heard(run, asked, whole=False)
+        self.reads.on_description = lambda run, asked: self._on_description(run, asked, whole=True)
+        self.viewing.hub.on_description = lambda run, asked: self._on_description(run, asked, whole=False)
 
     async def check(self, caller: Caller, organization: str) -> None:
         """
@@ -70,14 +70,14 @@ class Feeds:
         """The runs with these ids.
 
         Raises:
-            Rejected: one of them cannot be one.
+            Rejected: one of them cannot be the id of a run.
         """
         return tuple(RunRef(organization, self.upstream.run_id(each)) for each in ids)
 
     async def updates(
         self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int, position: FeedPosition
     ) -> AsyncGenerator[FeedUpdate, None]:
-        """What a viewer is told of the runs ``named``, or else of their newest ``limit``; to be closed after use.
+        """Updates about the runs ``named``, or else about the caller's newest ``limit``. Close it after use.
 
         Raises:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
@@ -90,7 +90,7 @@ class Feeds:
                 yield update
 
     def created(self, caller: Caller, organization: str, run: Run, asked: float) -> None:
-        """The host has just started this run for the caller, who was ``asked`` for it then (event loop time)."""
+        """Add a run that the host, ``asked`` at that time (event loop time), has just started for the caller."""
         feed = self._feeds.get(organization, {}).get(caller.credential.digest)
         if feed is not None:
             feed.created(run, asked)
@@ -105,14 +105,14 @@ class Feeds:
     async def _updates(
         self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int, position: FeedPosition
     ) -> AsyncGenerator[FeedUpdate, None]:
-        came, patrol = loop_time(), self.viewing.patrol(caller)
+        joined, patrol = loop_time(), self.viewing.patrol(caller)
         async with AsyncExitStack() as stack:
             stack.enter_context(on_behalf_of(caller, of_a_run=False))
             await stack.enter_async_context(self.viewing.limits.take(caller.principal))
             attendant = stack.enter_context(self.viewing.hub.attend())
             feed = await stack.enter_async_context(self._joined(caller.credential, organization, attendant))
             choice, line = self._choice(caller, organization, named, limit), self.turns.line(caller.credential)
-            viewer = FeedViewer(feed, choice, position, patrol, attendant, came, line)
+            viewer = FeedViewer(feed, choice, position, patrol, attendant, joined, line)
             feed.wanted.add(viewer.wanted)
             stack.callback(feed.wanted.discard, viewer.wanted)
             feed.wake()
@@ -123,26 +123,26 @@ class Feeds:
     def _choice(self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int) -> Choice:
         if not caller.shared:
             return Choice(named, limit, lambda _: True, None)
-        everybodys = READ + ALL in caller.scopes
+        sees_all = READ + ALL in caller.scopes
         marks = self.viewing.ownership.marks_of(caller)
 
         def visible(run: Run) -> bool:
-            # the mark alone is no proof, but tells most of others' runs apart at no cost
+            # the mark alone is no proof, but rules out most runs of others at no cost
             mark = self.viewing.ownership.owner_of(run)
-            return (everybodys or mark in marks) and self.viewing.ownership.may_list(caller, run)
+            return (sees_all or mark in marks) and self.viewing.ownership.may_list(caller, run)
 
         async def search(front: Listing[Run]) -> tuple[Sequence[Run], bool, float]:
             found = await self.lists.list(caller, organization, 0, limit, ANYTHING, None, front)
             return found.listing.items, found.next_skip is not None, found.asked
 
-        return Choice(named, limit, visible, None if everybodys else search)
+        return Choice(named, limit, visible, None if sees_all else search)
 
     @asynccontextmanager
     async def _joined(self, credential: Credential, organization: str, attendant: Attendant) -> AsyncIterator[Feed]:
-        """The feed, read for as long as the context lasts, and a little longer."""
+        """The feed, kept reading while the context lasts, and a little longer."""
         feed = self._of(credential, organization)
         if feed is None:
-            # somebody waits for the answer, and for what it is if it is a refusal; without room for it, in the line
+            # a caller waits for the list, or for the refusal: it is read at once if there is room, or else queued
             key = (credential.digest, organization)
             with self.turns.room(credential) as room:
                 if room or key in self._firsts:
@@ -169,15 +169,15 @@ class Feeds:
         async def glance(credential: Credential) -> None:
             await self.upstream.list_runs(credential, organization, 0, 1, ANYTHING)
 
-        ref, get, doubts = RunRef(organization, credential.digest), self.upstream.get_run, self.viewing.hub.doubts
+        ref, get, hub = RunRef(organization, credential.digest), self.upstream.get_run, self.viewing.hub
         readers = Readers(ref, self.rights, self.turns, self._troubles, glance)
-        feed = Feed(organization, credential, readers, self._held, read, get, doubts, self.every, first)
+        feed = Feed(organization, credential, readers, self._held, read, get, hub.may_predate_resume, self.every, first)
         self._feeds.setdefault(organization, {})[credential.digest] = feed
         return feed
 
     async def _begin(self, credential: Credential, organization: str) -> None:
-        """Read the list, and start its feed in the same step: who comes before those who waited for the list are awake
-        must find the feed, or would read the list again.
+        """Read the list, and start its feed in the same step: a caller who comes before those who waited for the list
+        run again must find the feed, or would read the list once more.
         """
         asked = loop_time()
         feed = self._start(credential, organization, (asked, await self._read(credential, organization)))
@@ -196,6 +196,6 @@ class Feeds:
         self._closing.add(feed.following)
         feed.following.add_done_callback(self._closing.discard)
 
-    def _heard(self, run: Run, asked: float, *, whole: bool) -> None:
+    def _on_description(self, run: Run, asked: float, *, whole: bool) -> None:
         for feed in self._feeds.get(run.ref.organization, {}).values():
-            feed.heard(run, asked, whole=whole)
+            feed.on_description(run, asked, whole=whole)

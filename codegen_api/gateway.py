@@ -2,7 +2,7 @@
 
 Policies: the effective organization (``accounts``), ownership of runs (``ownership``), retries after a fault (few for
 reads, none for writes), sharing of identical reads, how far a filtered list is searched, admission to streams, and what
-a stream has to know about a resume. A run is only ever reached through ``_admit``, which checks that this caller may.
+a stream has to know about a resume. ``_admit`` is the only way to a run: it checks that the caller may reach it.
 """
 
 import time
@@ -46,7 +46,7 @@ class Gateway:
     """What a deployment can do for its callers.
 
     ``organization`` is the default. ``max_streams`` bounds the open live logs, ``max_streams_each`` those of one
-    principal. ``ownership`` decides whose a run is where callers share a credential.
+    principal. ``ownership`` decides who owns a run where callers share a credential.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Gateway:
         self.page_size = upstream.page_size
         """The maximum number of log entries per read."""
         self.keyed = upstream.keyed if isinstance(upstream, TakesKeys) else frozenset()
-        """Which orders (``create``, ``resume``) may be sent again with the same key."""
+        """The orders (``create``, ``resume``) that may be sent again with the same key."""
         self.can_cancel = isinstance(upstream, Cancels)
         self._broker = broker
         self._ownership = ownership or Ownership()
@@ -81,14 +81,14 @@ class Gateway:
         turns = turns or ReadQueue()
         upstream.observer = Observers(turns, observer)
         portions = Portions(upstream.page_size)
-        self._take = turns.take
+        self._take_turn = turns.take
         self._reads = Reads(upstream, portions, turns.take)
         self.accounts = Accounts(upstream, self._reads, organization)
         self._lists = RunLists(self._reads, self._ownership, upstream.page_size)
         self._rights = Rights(self._reads.run, common_rights)
         self._hub = Hub(upstream, broker, self._rights, turns, cadence, linger, portions, observer)
         self._viewing = Viewing(self._hub, self._ownership, self._stream_limits, patrol, observer, clock)
-        every = cadence().slowest  # as the log that is read least often
+        every = cadence().slowest  # as often as the least read log
         self.feeds = Feeds(upstream, self._reads, self._lists, self._rights, turns, self._viewing, every, linger)
 
     @property
@@ -101,7 +101,7 @@ class Gateway:
         return self._upstream.step(entry)
 
     def answer(self, run: Run) -> str | None:
-        """The agent's answer, as far as the description of the run contains it."""
+        """The agent's answer; None if the description of the run does not contain it."""
         return self._upstream.answer(run)
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
@@ -114,7 +114,7 @@ class Gateway:
         asked = loop_time()
         new = replace(new, marks={**new.marks, **self._ownership.marks(caller)})
         with on_behalf_of(caller, of_a_run=False):
-            async with self._order(caller):
+            async with self._write(caller):
                 run = await self._upstream.create_run(caller.credential, organization, new)
         self._ownership.created(caller, run)
         self._rights.grant(caller.credential, run, asked)  # its creator will view it next
@@ -165,9 +165,9 @@ class Gateway:
                     raise RunFinal
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Bans):
                     await self._upstream.uncancel_run(caller.credential, ref)
-            async with self._order(caller, ref):
+            async with self._write(caller, ref):
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images, key=key)
-        await self._hub.happened(run.ref, RunResumed(loop_time(), run, length))
+        await self._hub.report(run.ref, RunResumed(loop_time(), run, length))
         return run
 
     def resumed_lately(self, ref: RunRef) -> bool:
@@ -175,8 +175,8 @@ class Gateway:
         return self._upstream.lags and self._hub.resumed_lately(ref)
 
     async def cancel(self, caller: Caller, organization: str, run_id: str, *, anyway: bool = False) -> Run:
-        """Stop a run. ``anyway``: tell the host whatever it says about the run, either because it may not have noticed
-        a resume yet or for the other effects of a cancel.
+        """Stop a run. ``anyway``: tell the host even if it says that the run has ended, either because it may not have
+        noticed a resume yet or for the other effects of a cancel.
 
         Raises:
             RunEnded: it has ended, and its outcome is not rewritten.
@@ -190,9 +190,9 @@ class Gateway:
             with preceding_write():
                 if certain and (await self._reads.run(caller.credential, ref)).status in _FINISHED:
                     raise RunEnded
-            async with self._order(caller, ref):
+            async with self._write(caller, ref):
                 await self._upstream.cancel_run(caller.credential, ref)
-                await self._hub.happened(ref, RunCancelled(loop_time()))
+                await self._hub.report(ref, RunCancelled(loop_time()))
             run = await self._reads.run(caller.credential, ref)
         if certain and run.status in _FINISHED:
             raise RunEnded  # it ended by itself meanwhile
@@ -208,7 +208,7 @@ class Gateway:
         if not isinstance(self._upstream, Bans):
             raise Unsupported("The host cannot lift a stop; resume the run to go on with it.")
         with on_behalf_of(caller):
-            async with self._order(caller, ref):
+            async with self._write(caller, ref):
                 await self._upstream.uncancel_run(caller.credential, ref)
 
     async def pending(self, caller: Caller, organization: str, run_id: str) -> tuple[PendingRequest, ...]:
@@ -223,17 +223,17 @@ class Gateway:
             return await self._reads.one(caller.credential, lambda: approves.pending(caller.credential, ref))
 
     async def decide(self, caller: Caller, organization: str, run_id: str, request_id: str, decision: Decision) -> Run:
-        """Decide on one of these, so that the run goes on.
+        """Answer a pending request, so that the run goes on.
 
         Raises:
-            NotFound: it is not pending (any more).
-            Rejected: the decision does not suit it.
+            NotFound: the request is not pending (any more).
+            Rejected: the decision does not suit the request.
             Unsupported: this host takes no decisions.
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
         approves = self._approves()
         with on_behalf_of(caller):
-            async with self._order(caller, ref):
+            async with self._write(caller, ref):
                 await approves.decide(caller.credential, ref, request_id, decision)
             return await self._reads.run(caller.credential, ref)
 
@@ -255,7 +255,7 @@ class Gateway:
         """
         ref = await self._admit(caller, organization, run_id, READ)
         with on_behalf_of(caller):
-            return (await self._hub.shown(caller.credential, ref)).run
+            return (await self._hub.require_right(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None if the caller already knows its end and that still holds.
@@ -264,21 +264,21 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             GatewayError: the caller may not see the run, or that cannot be checked now.
         """
-        self._stream_limits.make_sure_of_room(caller.principal)
+        self._stream_limits.check_room(caller.principal)
         asked, credential = loop_time(), caller.credential
         ref = RunRef(organization, self._upstream.run_id(run_id))
-        unknown = caller.shared and self._ownership.owner_record(ref) is None
-        if not unknown:
+        owner_unknown = caller.shared and self._ownership.owner_record(ref) is None
+        if not owner_unknown:
             await self._admit(caller, organization, run_id, READ)
-        right = None if unknown else await self._rights.find(credential, ref)
+        right = None if owner_unknown else await self._rights.find(credential, ref)
         if right is None:
             with on_behalf_of(caller), self._hub.room(credential, ref) as room:
                 if room:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
-        held = right.run if right is not None and right.asked < asked else None  # older than this call
+        older = right.run if right is not None and right.asked < asked else None  # described before this call
         stream = Stream(self._viewing, caller, ref, right, position)
-        return stream if await stream.begin(position, held) else None
+        return stream if await stream.begin(position, older) else None
 
     def patrol(self, caller: Caller) -> Patrol:
         return self._viewing.patrol(caller)
@@ -308,7 +308,7 @@ class Gateway:
         self._hub.touched(ref)
 
     async def drain(self, seconds: float) -> None:
-        """Ask all viewers to reconnect elsewhere, spread over ``seconds``; returns when all have left, or then."""
+        """Ask all viewers to reconnect elsewhere, spread over ``seconds``, and wait no longer for them to leave."""
         await self._hub.drain(seconds)
 
     async def aclose(self) -> None:
@@ -320,12 +320,12 @@ class Gateway:
         await self._upstream.aclose()
 
     @asynccontextmanager
-    async def _order(self, caller: Caller, ref: RunRef | None = None) -> AsyncIterator[None]:
-        """Wait for the host's limit, and invalidate shared reads after the write, whatever its outcome: a read that
-        began before it must not answer a request that came after it. A follower of the run reads again.
+    async def _write(self, caller: Caller, ref: RunRef | None = None) -> AsyncIterator[None]:
+        """Wait for the host's limit before a write. After it, whatever its outcome, wake a follower of the run and
+        invalidate shared reads: one that began before the write must not answer a request that came after it.
         """
         try:
-            await self._take(caller.credential, order=True)
+            await self._take_turn(caller.credential, order=True)
             yield
         finally:
             self._reads.written()

@@ -23,7 +23,7 @@ class Reads:
     upstream: Upstream
     portions: Portions
     take: Callable[[Credential], Awaitable[None]]
-    described: Callable[[Run, float], None] = lambda *_: None
+    on_description: Callable[[Run, float], None] = lambda *_: None
     """Called with each run that was asked for, and when that was (event loop time)."""
     _writes: int = 0
     _flights: Singleflight[tuple[int, Hashable], object] = field(default_factory=Singleflight)
@@ -31,7 +31,7 @@ class Reads:
     async def run(self, credential: Credential, ref: RunRef) -> Run:
         asked = loop_time()
         run = await self.one(credential, lambda: self.upstream.get_run(credential, ref))
-        self.described(run, asked)
+        self.on_description(run, asked)
         return run
 
     async def runs(

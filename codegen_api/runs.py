@@ -26,7 +26,7 @@ MOST_DIGITS = 400
 """Maximum digits of an integer: parsing and printing take quadratic time."""
 
 LINE_ENDS = {b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029", b"\xc2\x85": rb"\u0085"}
-"""Characters that many readers take for line ends although JSON does not, and their escapes."""
+"""Characters that many readers take for line ends, although JSON does not, and their escapes."""
 
 ENTRY_OVERHEAD = 208
 """Measured bytes of the objects around the JSON of one held entry."""
@@ -122,16 +122,16 @@ class Run:  # noqa: PLW1641 - its mappings have no hash either
             if "status" in self.fields:
                 fields["status"] = self.fields["status"]
         updated = replace(newer, fields=fields, marks=marks)
-        return self if updated == self else updated  # as nearly each page of a log says
+        return self if updated == self else updated  # nearly every page of a log describes the same run
 
 
 _FACTS = attrgetter("ref", "status", "raw_status", "fields", "marks", "reason", "final")
 
 
 def _alike(one: Mapping[str, Json], other: Mapping[str, Json]) -> bool:
-    """Whether what Python takes for equal is so in JSON."""
+    """Whether mappings that are equal in Python are equal in JSON."""
     pairs = [(value, other[name]) for name, value in one.items()]
-    for here, there in pairs:  # which grow meanwhile
+    for here, there in pairs:  # which the loop extends
         if isinstance(here, dict) and isinstance(there, dict):
             pairs += [(value, there[name]) for name, value in here.items()]
         elif isinstance(here, list) and isinstance(there, list):
@@ -227,8 +227,8 @@ class LogPage:
     """Consecutive log entries, and the run as it was when they were read.
 
     ``entries`` follow position ``after``. ``at_end``: the host says that the log had no more; the number of entries
-    says nothing about that. With ``newest_first``, ``after`` counts entries skipped from the other end. ``revision``:
-    names this state of the whole log, at hosts that say so; it differs after any change, also of an older entry.
+    says nothing about that. With ``newest_first``, ``after`` counts entries skipped from the other end. ``revision``
+    names this state of the whole log, where the host has such names; it differs after any change, even of an old entry.
     """
 
     run: Run
@@ -276,8 +276,8 @@ class Changed:
     """The run has a new description. A level, not an edge: only the latest counts.
 
     ``length`` is the final length of the log once the run has ended and every entry was read, else None. ``seen`` is
-    when the host was asked, in event loop time: an end is trusted for a while only. ``revision``: that of the log then,
-    as in ``LogPage``.
+    when the host was asked, in event loop time: an end is trusted only for a while. ``revision`` is that of the log at
+    the time, as in ``LogPage``.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""Viewing a live log: a place among the viewers, the right to the run, and what is told them for how long."""
+"""Viewing a live log: a place among the viewers, the right to see the run, and the stream of updates."""
 
 import asyncio
 import random
@@ -20,24 +20,22 @@ from codegen_api.taps import Pulled, Tap
 from codegen_api.telemetry import Observer, Trace, trace
 
 OVER_SECONDS = 2.0
-"""How long somebody who was told the end waits for the word that it is still the end, before a stream begins
-instead.
-"""
+"""How long a viewer who already knows the end waits for its confirmation before a stream begins instead."""
 
 
 class OpenStreams(Protocol):
     """How many streams each principal has open in all instances."""
 
     async def take(self, principal: Principal, count: int, each: int) -> bool:
-        """They have ``count`` here now; False if that would be more than ``each`` everywhere."""
+        """Report that they have ``count`` here now; False if that would be more than ``each`` everywhere."""
 
     def left(self, principal: Principal, count: int) -> None:
-        """They have only ``count`` here from now on."""
+        """Report that only ``count`` are left here."""
 
 
 @dataclass(eq=False, slots=True)
 class StreamLimits:
-    """``at_most`` for everybody together in this process, ``each`` for one of them; in ``common`` with others."""
+    """Limits of open streams: ``at_most`` in this process, ``each`` per principal, counted in ``common`` if given."""
 
     at_most: int
     each: int
@@ -48,11 +46,11 @@ class StreamLimits:
     def taken(self) -> int:
         return self._taken.total()
 
-    def make_sure_of_room(self, principal: Principal) -> None:
+    def check_room(self, principal: Principal) -> None:
         """
         Raises:
-            RateLimited: they have as many as they may.
-            AtCapacity: all have.
+            RateLimited: this principal has as many streams as it may.
+            AtCapacity: this process has as many as it may.
         """
         if self._taken[principal] >= self.each:
             raise RateLimited(retry_after=_soon())
@@ -61,8 +59,8 @@ class StreamLimits:
 
     @asynccontextmanager
     async def take(self, principal: Principal) -> AsyncIterator[None]:
-        """A stream may be open for as long as the context lasts; raises as ``make_sure_of_room``."""
-        self.make_sure_of_room(principal)
+        """Count one stream as open while the context lasts; raises as ``check_room``."""
+        self.check_room(principal)
         self._taken[principal] += 1
         try:
             if self.common is not None and not await self.common.take(principal, self._taken[principal], self.each):
@@ -77,13 +75,13 @@ class StreamLimits:
 
 
 def _soon() -> float:
-    """Seconds until it may be worth while to come again: not the same for all who were refused together."""
+    """Seconds after which to try again, random so that clients refused together do not return together."""
     return random.uniform(5, 10)  # noqa: S311 - spreads load only
 
 
 @dataclass(eq=False, slots=True)
 class Viewing:
-    """Brings callers to the hub. ``bounds`` gives the usual bounds of a stream, ``clock`` epoch seconds."""
+    """Connects callers to the hub. ``bounds`` gives the usual bounds of a stream, ``clock`` epoch seconds."""
 
     hub: Hub
     ownership: Ownership
@@ -91,9 +89,9 @@ class Viewing:
     bounds: Callable[[], Patrol]
     observer: Observer
     clock: Callable[[], float]
-    _batch: Batch | None = None  # that waiting viewers were given last
-    _created: float | None = None  # its newest entry
-    _waited: int = 0  # so many viewers for that
+    _batch: Batch | None = None  # the last one given to waiting viewers
+    _created: float | None = None  # when its newest entry was created
+    _waited: int = 0  # how many viewers were waiting for that entry
 
     def patrol(self, caller: Caller) -> Patrol:
         """Maximum age and heartbeat interval for a stream of this caller."""
@@ -103,9 +101,9 @@ class Viewing:
         # the stream must not outlive the credentials
         return replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - self.clock())))
 
-    def gave(self, batch: Batch, opened: float) -> None:
-        """A viewer who came at ``opened`` was given this. How old its newest entry was then is reported once for all
-        who are given the same, unless it existed before they came: then it is old, not late.
+    def record_delivery(self, batch: Batch, opened: float) -> None:
+        """Note that a stream ``opened`` at that time was given ``batch``. The age of its newest entry is reported once
+        for all streams that are given the same. An entry from before the stream was opened is old, not late.
         """
         if batch is not self._batch:
             self._report_age()
@@ -122,8 +120,8 @@ class Viewing:
 
 
 class Stream(Tap[Update]):
-    """What one viewer is told on the way to the log of ``ref``, and then of it; its operator hears of that. Without a
-    ``right``, the host is asked for one when it is their turn.
+    """One viewer's updates: while they wait for the log of ``ref``, and then from it. Reports to the observer. Without
+    a ``right``, the host is asked for one when it is this viewer's turn.
 
     ``take`` raises a ``GatewayError`` when the viewer may have no more, or there is no room for them.
     """
@@ -135,28 +133,28 @@ class Stream(Tap[Update]):
         self._viewing = viewing
         self._caller = caller
         self._opened = viewing.clock()
-        current = trace.get()  # who gives them something does so on behalf of others
+        current = trace.get()  # kept, because updates are delivered in other contexts
         self._span = None if current is None else current.span
-        self._replayed: int | None = 0  # of the entries from before they came
-        self._reading: Trace | None = None  # of those who read for all viewers
+        self._replayed: int | None = 0  # entries from before they came, given so far; None when all are
+        self._reading: Trace | None = None  # the trace of the reads for all viewers
         self._first: list[Update] = []
-        self._updates: Pulled[Update] = Pulled(self._come(ref, right, position))
+        self._updates: Pulled[Update] = Pulled(self._open(ref, right, position))
         self._updates.sink = self
 
-    async def begin(self, position: Position, held: Run | None) -> bool:
-        """Wait for what comes first. False when the viewer at ``position`` knows the end already and it is still the
-        end. ``held`` is a description of the run from before they asked, if there was one.
+    async def begin(self, position: Position, older: Run | None) -> bool:
+        """Wait for the first update. False if the viewer at ``position`` knows the end already and that still holds.
+        ``older`` is a description of the run from before this request, if there is one.
         """
         try:
             first = [await anext(self)]
             with suppress(TimeoutError):
                 async with asyncio.timeout(OVER_SECONDS):
-                    while position.over and not _is_news(first[-1], position.cursor, held):
+                    while position.over and not _is_news(first[-1], position.cursor, older):
                         if isinstance(first[-1], Ended):
                             await self.aclose()
                             return False
                         first.append(await anext(self))
-        except BaseException:  # whatever it was, the caller included who left: there will be no stream to close
+        except BaseException:  # also when the caller has left: nobody else will close this
             await self.aclose()
             raise
         self._first = first
@@ -172,7 +170,7 @@ class Stream(Tap[Update]):
         try:
             self._caller.confirm()
         except GatewayError:
-            return False  # they are told when they take it
+            return False  # ``take`` raises it
         if self._first or self._replayed is not None or not self.sink.offer(item, now):
             return False
         if isinstance(item, Batch):
@@ -202,11 +200,11 @@ class Stream(Tap[Update]):
         return update
 
     def _report(self, batch: Batch) -> None:
-        self._viewing.gave(batch, self._opened)
+        self._viewing.record_delivery(batch, self._opened)
         if self._span is not None and self._reading is not None and self._reading.last_read is not None:
             self._span.link(self._reading.last_read)
 
-    async def _come(
+    async def _open(
         self, ref: RunRef, right: Right | None, position: Position
     ) -> AsyncGenerator[Update | Tap[Update], None]:
         caller, hub, ownership = self._caller, self._viewing.hub, self._viewing.ownership
@@ -215,12 +213,13 @@ class Stream(Tap[Update]):
         async with self._viewing.limits.take(caller.principal):
             if right is None:
                 whole = caller.shared and ownership.owner_record(ref) is None
-                async with aclosing(hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
-                    async for news in coming:
-                        if isinstance(news, Right):
-                            right = news
+                waiting = hub.wait_for_right(caller.credential, ref, position, patrol, whole=whole)
+                async with aclosing(waiting) as updates:
+                    async for update in updates:
+                        if isinstance(update, Right):
+                            right = update
                         else:
-                            yield news
+                            yield update
                 if right is None:
                     return  # the stream ended with a request to reconnect
                 if whole:
@@ -231,10 +230,10 @@ class Stream(Tap[Update]):
             yield subscriber
 
 
-def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:
-    """Whether a viewer who was told that the log ended at ``cursor`` has to hear this.
+def _is_news(update: Update, cursor: Cursor, older: Run | None) -> bool:
+    """Whether ``update`` tells anything new to a viewer who knows that the log ended at ``cursor``.
 
-    ``held`` is a description of the run that may be from before that end.
+    ``older`` is a description of the run that may be from before that end.
     """
     if isinstance(update, Batch):
         return any(isinstance(event, Appended) for event in update.entries)
@@ -243,5 +242,5 @@ def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:
     if isinstance(update, Current):
         return False
     if isinstance(update, Changed):
-        return not update.run.status.ended and update.run is not held
+        return not update.run.status.ended and update.run is not older
     return True

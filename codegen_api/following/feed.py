@@ -1,9 +1,9 @@
 """The feed: the newest runs of one organization as the host lists them for one credential, read once for all viewers.
 
 It promises the descriptions as they are now, not every change in between, and never an older one after a newer. The
-list is read less often than any log that somebody follows, and yields to all of them. What the gateway hears otherwise
-of a run that the host has lately shown this credential is taken in at once. Runs that somebody wants and the list has
-not are asked for one by one, where the host's limit leaves room.
+list is read less often than any log that is followed, and yields to all of them. What the gateway learns otherwise of a
+run is taken in at once, if the host has lately shown that run to this credential. Runs that a viewer wants and the list
+lacks are asked for one by one, where the host's limit leaves room.
 """
 
 import asyncio
@@ -29,32 +29,30 @@ from codegen_api.telemetry import log_fault, trace
 from codegen_api.upstreams import Listing
 
 HELD_BYTES = 32 * 1024 * 1024
-"""Bytes of all descriptions that are held for feeds; those not used for longest go first, and come with the next
-list.
-"""
+"""Bytes of all descriptions held for feeds. The least recently used go first, and come back with the next list."""
 
 MARK_BYTES = 6
-"""So many bytes stand for a run and its description: two of one feed are never the same by chance."""
+"""Bytes of a mark, enough that no two descriptions in one feed get the same one by chance."""
 
 MARKS = 2000
-"""So many descriptions of one feed are recognized that somebody may come back with."""
+"""Number of marks that one feed recognizes when viewers return with them."""
 
 RECENT = 60.0
 """Seconds for which a run that was created through the gateway need not be in the host's list."""
 
 JOURNAL = 500
-"""So many changes are remembered, of which viewers look at those that they have not seen."""
+"""Number of changes remembered, so that viewers look only at those that they have not seen."""
 
 AGAIN = 5.0
-"""Seconds after which a run that could not be had is asked for again."""
+"""Seconds after which a run that could not be read is asked for again."""
 
 SELDOM = 10
-"""A run that has ended, or is not there, is asked for again after so many times the usual interval."""
+"""A run that has ended, or is not there, is asked for again after this many intervals."""
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Described:
-    """A run as it is now. ``mark`` stands for the run with this description, the same in every process. ``seen``: when
+    """A run as it is now. ``mark`` identifies the run with this description, the same in every process. ``seen``: when
     the host was asked for it; ``shown``: when it last showed the run to the feed's credential (event loop time).
     """
 
@@ -93,8 +91,8 @@ def held_descriptions(at_most: int = HELD_BYTES) -> Held:
 @dataclass(eq=False, slots=True)
 class Feed:
     """Reads the list for its viewers, every ``interval`` seconds. ``read`` and ``get`` ask the host for the newest runs
-    and for one. ``doubts`` says whether an answer may be from before a resume; ``first`` is what the list was when it
-    was asked for then, if it was.
+    and for one. ``may_predate_resume``: as ``Hub.may_predate_resume``. ``first``: the list, if it was read already, and
+    when the host was asked for it.
     """
 
     organization: str
@@ -103,24 +101,24 @@ class Feed:
     held: Held
     read: Callable[[Credential], Awaitable[Listing[Run]]]
     get: Callable[[Credential, RunRef], Awaitable[Run]]
-    doubts: Callable[[Run, float], bool]
+    may_predate_resume: Callable[[Run, float], bool]
     interval: float
     first: InitVar[tuple[float, Listing[Run]] | None]
     wanted: set[Callable[[], Collection[RunRef]]] = field(default_factory=set)
-    """Each says which runs a viewer wants to see also where the list has them not."""
+    """Each returns the runs that a viewer wants even if the list lacks them."""
     asked: float = -math.inf
-    """When (event loop time) the host was asked for the list that is known; never, if it refuses to show it."""
+    """When (event loop time) the host was asked for ``listing``; minus infinity while it refuses to show the list."""
     listing: Listing[Run] = NOTHING
     front: dict[RunRef, None] = field(default_factory=dict)
-    """The runs in the list, newest first. The same object, as long as nothing is different."""
+    """The runs in the list, newest first. The same object as long as nothing has changed."""
     generation: int = 0
-    """Counts the lists that are more than the one before with new runs in front. There may be runs in between, or some
-    were removed, and those that come next were passed over by who searched meanwhile.
+    """Counts the lists that differ from the one before by more than new runs in front. A search must then be repeated:
+    there may be runs in between, or some were removed, so that it has passed over others.
     """
     version: int = 0
     """Counts the changes of runs."""
     fault: GatewayError | None = None
-    """What broke the reading down for good."""
+    """The error that ended the reading for good."""
     following: asyncio.Task[None] = field(init=False)
     _journal: deque[RunRef] = field(default_factory=lambda: deque(maxlen=JOURNAL))
     _marks: LRUCache[str, bool] = field(default_factory=lambda: LRUCache(MARKS))
@@ -139,15 +137,15 @@ class Feed:
     # -- what is known ------------------------------------------------------------------------------------------------
 
     def described(self, ref: RunRef) -> Described | None:
-        """The run as it is now; None if it is not known (any more) here."""
+        """The run as it is now; None if it is not held here (any more)."""
         return self.held.get((self.credential.digest, ref))
 
     def knows(self, mark: str) -> bool:
-        """Whether this stands for a description that was seen here, lately or now."""
+        """Whether this mark stands for a description that is or was lately seen here."""
         return mark in self._marks
 
     def changed(self, since: int) -> Collection[RunRef] | None:
-        """The runs that may be different from what they were at that ``version``; None if it may be any."""
+        """The runs that may have changed since that ``version``; None if any may have."""
         count = self.version - since
         if count > len(self._journal):
             return None
@@ -158,18 +156,18 @@ class Feed:
         return ref in self._gone
 
     def lists(self, ref: RunRef) -> bool:
-        """Whether this run is in the list, or should be: it is new, or the list has gaps."""
+        """Whether this run is in the list, or may be missing there only because it is new or the list has gaps."""
         return ref in self.front or bool(self.listing.gaps) or self._created.get(ref, -math.inf) > loop_time() - RECENT
 
     def looked_for(self, refs: Iterable[RunRef]) -> bool:
         """Whether each of these runs is known, or was asked for at least once."""
         return all(ref in self.front or ref in self._due or self.described(ref) is not None for ref in refs)
 
-    # -- what is heard ------------------------------------------------------------------------------------------------
+    # -- what others report --------------------------------------------------------------------------------------------
 
-    def heard(self, run: Run, seen: float, *, whole: bool) -> None:
-        """The gateway has learnt how this run is, by somebody's credential. ``whole``: it is one answer of the host,
-        and not what the run's follower has made of several.
+    def on_description(self, run: Run, seen: float, *, whole: bool) -> None:
+        """Take in a description that the gateway has read with any credential. ``whole``: it is one answer of the host,
+        not merged by the run's follower from several.
         """
         known = self.described(run.ref)
         if known is None:
@@ -180,7 +178,7 @@ class Feed:
             self.readers.tell()
 
     def created(self, run: Run, asked: float) -> None:
-        """The host has started this run for this credential."""
+        """Add a run that the host has started for this credential."""
         self._forget_created()
         self._created[run.ref] = loop_time()
         self.front = {run.ref: None, **self.front}
@@ -188,7 +186,7 @@ class Feed:
         self.readers.tell()
 
     def found(self, runs: Iterable[Run], asked: float) -> None:
-        """The host has listed these for this credential, farther down its list."""
+        """Take in runs that the host has listed for this credential, farther down its list."""
         for run in runs:
             self._describe(run, asked, shown=asked, whole=False)
 
@@ -204,8 +202,8 @@ class Feed:
 
     async def _follow(self) -> None:
         trace.set(self.readers.trace)
-        asker.set(None)  # it is for all of them
-        need = Need(loop_time(), FAST)  # of those who wait for the first list
+        asker.set(None)  # the reads are for all viewers
+        need = Need(loop_time(), FAST)  # viewers wait for the first list
         try:
             while True:
                 if self.asked > -math.inf:
@@ -223,10 +221,10 @@ class Feed:
             return asked, await self.read(credential)
         except (Unavailable, UpstreamFailure):
             raise
-        except Rejected as error:  # it was not, before
+        except Rejected as error:  # the host has accepted the same request before
             raise UpstreamError(error.message) from error
         except GatewayError:
-            self.asked = -math.inf  # nobody is shown what is known until the host lists it again
+            self.asked = -math.inf  # viewers are shown nothing until the host lists the runs again
             raise
 
     def _take_in(self, asked: float, listing: Listing[Run]) -> None:
@@ -253,11 +251,11 @@ class Feed:
         self._journal.append(ref)
 
     def _describe(self, run: Run, seen: float, *, shown: float | None, whole: bool, sure: bool = False) -> bool:
-        """Whether that is news."""
+        """Take in a description; whether it is news."""
         known = self.described(run.ref)
         if known is not None:
             known.shown = known.shown if shown is None else max(known.shown, shown)
-            if seen < known.seen or (not sure and self.doubts(run, seen)):
+            if seen < known.seen or (not sure and self.may_predate_resume(run, seen)):
                 return False
             run = known.run.updated(run if whole else without_nulls(run))
             if run is known.run:
@@ -266,14 +264,14 @@ class Feed:
         try:
             news = Described.of(run, seen, seen if shown is None else shown)
         except ValueError:
-            return False  # it cannot be written; a list would not have it either
+            return False  # it cannot be written as JSON
         self.held[self.credential.digest, run.ref] = news
         self._marks[news.mark] = True
         self._note(run.ref)
         return True
 
     async def _rest(self, until: float) -> Need:
-        """Until the list is due again, and how it is wanted then. Runs that it has not are asked for meanwhile."""
+        """Wait until the list is due again, asking for runs that it lacks meanwhile; returns the need to read it."""
         while (now := loop_time()) < until - TICK:
             self._wake.clear()
             ref, due = self._next()
@@ -283,12 +281,12 @@ class Feed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(until, due) - now):
                     await self._wake.wait()
-        # as if it was read only now: it comes behind the logs, however late all are
+        # as if it had just been read: it yields to the logs, however late all are
         return Need(now, self.interval)
 
     def _next(self) -> tuple[RunRef | None, float]:
-        """Which run that is not in the list to ask for next, and when. Those that are new here are asked for at once,
-        the others one in each interval.
+        """The run to ask for next that is not in the list, and when: at once if it is new here, the others one per
+        interval.
         """
         wanted = {ref for refs in self.wanted for ref in refs()} - self.front.keys()
         self._due = {ref: due for ref, due in self._due.items() if ref in wanted}

@@ -55,13 +55,13 @@ class Follower(Mirror):
         cadence: Cadence,
         near: Cursor,
         portion: Portion,
-        described: Callable[[Changed], None],
+        on_announced: Callable[[Changed], None],
         runs: Callable[[], int],
     ) -> None:
         super().__init__(right, readers, broker, near=near, lags=upstream.lags)
         self._upstream = upstream
         self._cadence = cadence
-        self._described_anew = described
+        self._on_announced = on_announced
         self._runs = runs
         self._first = right.page
         self._reader = LogReader(
@@ -364,7 +364,7 @@ class Follower(Mirror):
     async def _announce(self, length: Cursor | None, seen: float) -> None:
         self._announced = Changed(self.run, length, seen, self._revision)
         await self._broker.publish(self._announced)
-        self._described_anew(self._announced)
+        self._on_announced(self._announced)
 
     async def _rest(self, delay: float | None) -> None:
         """Until it is time to read again, by the pace or because of a call."""

@@ -29,8 +29,8 @@ from codegen_api.runs import Changed, Cursor, Run, RunRef, RunStatus
 from codegen_api.telemetry import Observer
 from codegen_api.upstreams import Upstream
 
-IN_LINE = 20.0
-"""Seconds for which somebody who gets no answer before it waits in the line."""
+MAX_QUEUED = 20.0
+"""Seconds for which ``Hub.require_right`` waits in the queue."""
 
 
 @dataclass(eq=False, slots=True)
@@ -45,8 +45,8 @@ class Hub:
     linger: float
     portions: Portions
     observer: Observer
-    described: Callable[[Run, float], None] = lambda *_: None
-    """Called with what is made known of a run that is followed, and when (event loop time) the host was asked."""
+    on_description: Callable[[Run, float], None] = lambda *_: None
+    """Called with each description of a followed run, and when (event loop time) the host was asked for it."""
     _troubles: Troubles = field(default_factory=Troubles)
     _openings: dict[tuple[str, RunRef, bool], Opening] = field(default_factory=dict)
     _resumes: TTLCache[RunRef, RunResumed] = field(init=False)
@@ -61,8 +61,8 @@ class Hub:
         self._resumes = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._cancels = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._empty.set()
-        self.rights.doubted = self._doubt
-        self.broker.listen(self._heard)
+        self.rights.doubted = self._doubt_right
+        self.broker.listen(self._on_news)
 
     @property
     def runs_followed(self) -> int:
@@ -73,42 +73,42 @@ class Hub:
         return len(self._viewers)
 
     def subscribe(self, credential: Credential, right: Right, position: Position, patrol: Patrol) -> Subscriber:
-        """Be a viewer of the run until it is closed.
+        """Add a viewer of the run; closing the subscriber removes it.
 
         Raises:
             ShuttingDown: this process takes no new viewers.
         """
         if self._draining:
             raise ShuttingDown(retry_after=1)
-        came = loop_time()
+        joined = loop_time()
         follower = self._follower(right, position.cursor)
-        subscriber = Subscriber(follower, self.broker, credential, position, came, patrol, self._left)
+        subscriber = Subscriber(follower, self.broker, credential, position, joined, patrol, self._unsubscribe)
         follower.readers.join(credential, right.confirmed, subscriber.poke)
-        follower.look(came - BELIEVED)
-        self._come(subscriber)
+        follower.look(joined - BELIEVED)
+        self._add_viewer(subscriber)
         return subscriber
 
-    def _left(self, subscriber: Subscriber) -> None:
+    def _unsubscribe(self, subscriber: Subscriber) -> None:
         follower = subscriber.follower
-        self._go(subscriber)
+        self._remove_viewer(subscriber)
         follower.readers.leave(subscriber.credential, subscriber.poke)
         follower.readers.unless_joined(self.linger, lambda: self._retire(follower))
 
     @contextmanager
     def room(self, credential: Credential, ref: RunRef) -> Iterator[bool]:
-        """Whether the host may be asked for a right at once, in this context, without a place in the line."""
+        """Whether the host may be asked for a right at once, in this context, without queueing."""
         if self.rights.asked_for(credential, ref):
-            yield True  # together with somebody else
+            yield True  # by joining a request that is under way
             return
         with self.turns.room(credential) as room:
             yield room
 
-    async def shown(self, credential: Credential, ref: RunRef) -> Right:
-        """The right to view the run, with all of the run, for who waits for it: as ``Rights.require``, but where there
-        is no room for the question, in the line.
+    async def require_right(self, credential: Credential, ref: RunRef) -> Right:
+        """The right to view the run, with the whole run: as ``Rights.require``, but queued when there is no room to
+        ask at once.
 
         Raises:
-            UpstreamRateLimited: the line is too long.
+            UpstreamRateLimited: the queue is too long.
         """
         held = self.rights.held(credential, ref)
         if held is not None and held.whole:
@@ -116,19 +116,20 @@ class Hub:
         with self.room(credential, ref) as room:
             if room:
                 return await self.rights.require(credential, ref)
-        line = 0.0
-        async with aclosing(self.let_in(credential, ref, Position(0), Patrol(max_age=IN_LINE), whole=True)) as coming:
-            async for update in coming:
+        delay = 0.0
+        waiting = self.wait_for_right(credential, ref, Position(0), Patrol(max_age=MAX_QUEUED), whole=True)
+        async with aclosing(waiting) as updates:
+            async for update in updates:
                 if isinstance(update, Right):
                     return update
-                line = self.turns.line(credential)
-        raise UpstreamRateLimited(retry_after=max(line, 5) * random.uniform(1, 1.5))  # noqa: S311 - spreads load only
+                delay = self.turns.line(credential)
+        raise UpstreamRateLimited(retry_after=max(delay, 5) * random.uniform(1, 1.5))  # noqa: S311 - spreads load only
 
-    async def let_in(
+    async def wait_for_right(
         self, credential: Credential, ref: RunRef, position: Position, patrol: Patrol, *, whole: bool
     ) -> AsyncGenerator[Waiting | Right, None]:
-        """What to tell somebody who waits for the right to view the run, and at last that right. ``whole``: the run
-        itself is wanted with it.
+        """Queue for the right to view the run: yields updates for the waiting viewer, and at last the right. ``whole``:
+        with the whole run, not only a page of its log.
 
         Raises:
             ShuttingDown: this process takes no new viewers.
@@ -139,7 +140,7 @@ class Hub:
             opening = self._openings.get(key)
             if opening is None:
                 opening = self._openings[key] = Opening(
-                    self._readers(ref), credential, lambda shown: self._prove(shown, ref, position.cursor, whole=whole)
+                    self._readers(ref), credential, lambda each: self._prove(each, ref, position.cursor, whole=whole)
                 )
             opening.readers.join(credential, -math.inf, attendant.poked.set)
             try:
@@ -151,11 +152,11 @@ class Hub:
                     del self._openings[key]
                     opening.readers.close()
                     opening.proving.cancel()
-                    self._wait_for(opening.proving)
+                    self._finish_before_close(opening.proving)
 
     @contextmanager
     def attend(self) -> Iterator[Attendant]:
-        """Be counted as a viewer, and told when to leave, while there is no run to view.
+        """Count somebody as a viewer without a run, to be told when to leave.
 
         Raises:
             ShuttingDown: this process takes no new viewers.
@@ -163,23 +164,23 @@ class Hub:
         if self._draining:
             raise ShuttingDown(retry_after=1)
         attendant = Attendant()
-        self._come(attendant)
+        self._add_viewer(attendant)
         try:
             yield attendant
         finally:
-            self._go(attendant)
+            self._remove_viewer(attendant)
 
-    async def happened(self, ref: RunRef, news: RunResumed | RunCancelled) -> None:
-        """The host has just answered an order for this run."""
-        self._heard(ref, news)
+    async def report(self, ref: RunRef, news: RunResumed | RunCancelled) -> None:
+        """Tell all instances that the host has just carried out an order for this run."""
+        self._on_news(ref, news)
         await self.broker.tell(ref, news)
 
     def resumed_lately(self, ref: RunRef) -> bool:
         """Whether the host may still speak of the time before a resume through this gateway."""
         return ref in self._resumes
 
-    def doubts(self, run: Run, asked: float) -> bool:
-        """Whether that answer of the host may be of the time before a resume."""
+    def may_predate_resume(self, run: Run, asked: float) -> bool:
+        """Whether this answer of the host may describe the time before a resume."""
         resumed = self._resumes.get(run.ref)
         if resumed is None or not self.upstream.lags or not run.status.ended:
             return False
@@ -187,28 +188,28 @@ class Hub:
         return not (run.status is RunStatus.CANCELLED and asked >= cancelled > resumed.at)
 
     def touched(self, ref: RunRef) -> None:
-        """Somebody has altered this run through the gateway."""
+        """Note that this run was altered through the gateway."""
         if ref in self._followers:
             self._followers[ref].touched()
         elif self.broker.shared:
-            self._wait_for(asyncio.create_task(self.broker.tell(ref, RunTouched())))
+            self._finish_before_close(asyncio.create_task(self.broker.tell(ref, RunTouched())))
 
-    def _heard(self, ref: RunRef, news: News) -> None:
-        """This has happened to the run, here or at another instance."""
+    def _on_news(self, ref: RunRef, news: News) -> None:
+        """Take in what happened to the run, here or at another instance."""
         follower = self._followers.get(ref)
         if isinstance(news, RunResumed):
             self._resumes[ref] = news
             if news.run is not None:
-                self.described(news.run, news.at)
+                self.on_description(news.run, news.at)
         elif isinstance(news, RunCancelled):
             self._cancels[ref] = news
         if follower is not None:
-            follower.heard(news)
+            follower.on_news(news)
             if isinstance(news, Changed):
-                self.described(news.run, news.seen)
+                self.on_description(news.run, news.seen)
 
     async def drain(self, seconds: float) -> None:
-        """Ask every viewer to come back elsewhere, spread over ``seconds``; returns when all have left, or then."""
+        """Ask every viewer to reconnect elsewhere, spread over ``seconds``, and wait no longer for them to leave."""
         self._draining = True
         loop = asyncio.get_running_loop()
         viewers = list(self._viewers)
@@ -226,7 +227,7 @@ class Hub:
             await asyncio.wait(self._closing)
 
     async def _prove(self, credential: Credential, ref: RunRef, cursor: Cursor, *, whole: bool) -> Right:
-        """Ask the host for the run, or for the page of its log at which a viewer at that position begins."""
+        """Ask the host for the run, or for the page of its log where a viewer behind ``cursor`` begins."""
         asked, portion = loop_time(), self.portions.of((ref, False), fixed=True)
         start = opens_at(cursor, self.upstream.page_size)
         amount = portion.of(start, self.upstream.page_size)
@@ -243,8 +244,8 @@ class Hub:
         portion.came(start, amount)
         return self.rights.grant_by(credential, ref, page, asked)
 
-    def _doubt(self, digest: str, ref: RunRef) -> None:
-        """Another instance was refused with this credential: ask about it here, too."""
+    def _doubt_right(self, digest: str, ref: RunRef) -> None:
+        """Ask the host again about a credential with which another instance was refused."""
         follower = self._followers.get(ref)
         if follower is not None:
             follower.readers.doubt(digest)
@@ -255,12 +256,12 @@ class Hub:
 
         return Readers(ref, self.rights, self.turns, self._troubles, glance, self.observer)
 
-    def _come(self, viewer: Subscriber | Attendant) -> None:
+    def _add_viewer(self, viewer: Subscriber | Attendant) -> None:
         self._viewers.add(viewer)
         self._empty.clear()
         self.observer.serving(self.viewers, self.runs_followed)
 
-    def _go(self, viewer: Subscriber | Attendant) -> None:
+    def _remove_viewer(self, viewer: Subscriber | Attendant) -> None:
         self._viewers.discard(viewer)
         if not self._viewers:
             self._empty.set()
@@ -280,12 +281,12 @@ class Hub:
                 cadence=self.cadence(),
                 near=cursor,
                 portion=self.portions.of((right.run.ref, False), fixed=True),
-                described=lambda changed: self.described(changed.run, changed.seen),
+                on_announced=lambda changed: self.on_description(changed.run, changed.seen),
                 runs=lambda: self.runs_followed,
             )
             for news in (self._resumes.get(follower.ref), self._cancels.get(follower.ref)):
                 if news is not None:
-                    follower.heard(news)
+                    follower.on_news(news)
             self._followers[follower.ref] = follower
         return follower
 
@@ -294,9 +295,9 @@ class Hub:
         self.observer.serving(self.viewers, self.runs_followed)
         follower.readers.close()
         follower.following.cancel()
-        self._wait_for(follower.following)
+        self._finish_before_close(follower.following)
 
-    def _wait_for(self, task: asyncio.Task[Any]) -> None:
-        """It is to be over before this is closed."""
+    def _finish_before_close(self, task: asyncio.Task[Any]) -> None:
+        """Have ``aclose`` wait for this task."""
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -113,7 +113,7 @@ class Mirror:
         self._progress = asyncio.Event()
         self._wake = asyncio.Event()
         self._to_tell = asyncio.Event()
-        self._trouble_heard: tuple[str, float | None] | None = None
+        self._last_trouble: tuple[str, float | None] | None = None
 
         # what is known of the log
         self._located = False
@@ -211,7 +211,7 @@ class Mirror:
 
     # -- what is told -------------------------------------------------------------------------------------------------
 
-    def heard(self, news: News) -> None:
+    def on_news(self, news: News) -> None:
         """This has happened to the run, or another instance has published or told it."""
         leads = self._lead is not None and self._lead.held
         match news:
@@ -225,12 +225,12 @@ class Mirror:
             case LookWanted():
                 self._note_given(news.given)
                 if leads:
-                    self._heard_of_wish(news)
+                    self._on_wish(news)
             case _ if not leads:  # also while the lead was lost in the midst of a look, which then comes to nothing
-                self._heard_of_log(news)
+                self._on_log(news)
                 self._advance()
 
-    def _heard_of_wish(self, wanted: LookWanted) -> None:
+    def _on_wish(self, wanted: LookWanted) -> None:
         for cursor in wanted.refreshed:
             self._strange.setdefault(cursor, _Wish(wanted.since, asyncio.get_running_loop().create_future()))
         if wanted.refreshed or self._looked < wanted.since:
@@ -238,7 +238,7 @@ class Mirror:
         else:
             self._to_tell.set()  # it seems to have been lost on the way
 
-    def _heard_of_log(self, news: LogPage | Changed | Looked | NewLog) -> None:
+    def _on_log(self, news: LogPage | Changed | Looked | NewLog) -> None:
         match news:
             case LogPage():
                 if not self._located or news.after > self.tail:
@@ -249,11 +249,11 @@ class Mirror:
                 self._take_over(news)
                 self._settled, self._end_seen = news.length, None
             case Looked():
-                self._heard_of_look(news)
+                self._on_look(news)
             case _:
                 self._start_anew()
 
-    def _heard_of_look(self, look: Looked) -> None:
+    def _on_look(self, look: Looked) -> None:
         self._looked = self._confirmed = look.at
         self._born, self._revision, self._adopted = look.born, look.revision, True
         told = look.run or (None if self._announced is None else self._announced.run)
@@ -264,10 +264,10 @@ class Mirror:
                 self._fulfil(self._strange.pop(cursor))
         self.caught_up = look.caught_up
         self.readers.tell()
-        is_news = look.trouble != self._trouble_heard
+        is_news = look.trouble != self._last_trouble
         if look.trouble is not None and is_news and (self.readers.trouble is not None or look.trouble[0] != RECOVERED):
             self.readers.set_trouble(Notice(*look.trouble))
-        self._trouble_heard = look.trouble
+        self._last_trouble = look.trouble
         self._note_given(look.given)
 
     def _take_over(self, changed: Changed) -> None:
