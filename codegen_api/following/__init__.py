@@ -1,10 +1,10 @@
 """Following a run: one reader of the host's pages, any number of viewers of one live log.
 
-``Follower`` reads and publishes, or as a ``Mirror`` knows what another instance reads; ``Readers`` are those on whose
-behalf it asks the host, ``ReadQueue`` says who may ask it next, ``Subscriber`` is one viewer's position, ``Hub`` brings
-them together, and ``Rights`` says who may view what. A ``Feed`` reads the list of runs, and a ``FeedViewer`` knows what
-one viewer has of it.
-Brokers only store; when to read, what to believe and when a log has ended is decided here.
+``Follower`` reads and publishes, or as a ``Mirror`` knows what another instance reads. It asks the host on behalf of
+its ``Readers``, in the order of the ``ReadQueue``. ``Subscriber`` is one viewer's position, ``Hub`` brings them
+together, and ``Rights`` says who may view what. A ``Feed`` reads the list of runs, and a ``FeedViewer`` knows what one
+viewer has of it.
+Brokers only store; this package decides when to read, what to believe and when a log has ended.
 """
 
 from codegen_api.following.feed import Described

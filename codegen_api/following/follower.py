@@ -1,9 +1,9 @@
 """The follower: reads one run's log from the host, page by page, and publishes what it reads.
 
 It promises that what it publishes is the log, whole and in order; that an end is announced only after the log was read
-to its end *behind* the first sight of it; and that it asks the host only on behalf of somebody who is viewing.
+to its end *after* the run was first seen to have ended; and that it asks the host only on behalf of a present viewer.
 
-A run that has ended is looked at again when somebody new comes: it may have been resumed.
+A run that has ended is looked at again when a new viewer comes: it may have been resumed.
 """
 
 import asyncio
@@ -31,18 +31,18 @@ BELIEVED = 5.0
 """Seconds for which an end is believed before the host is asked again."""
 
 COMPARING = 30.0
-"""Seconds for which an end waits until what was given is compared with what the host has now."""
+"""Seconds for which an end waits until all given entries are compared with the host's."""
 
 COALESCED = 0.05
-"""Seconds for which more is waited for when the host tells of something: it seldom comes alone."""
+"""Seconds to wait for more after a hint from the host: changes seldom come alone."""
 
 AGAIN = 3.0
-"""Seconds, for each page of it, until what was given is read again: revisions may differ for nothing."""
+"""Seconds per page before all given entries are read again: revisions may differ without a visible change."""
 
 
 class Follower(Mirror):
     """Reads one run for all its viewers, in this instance and in others, while it leads. ``near``: the position of the
-    first of them. ``runs``: how many are followed here.
+    first viewer. ``runs``: how many runs are followed here.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Follower(Mirror):
         self._reader = LogReader(
             upstream, readers, portion, lambda: self.run, fast=cadence.fast, last=right.asked, interval=cadence.fast
         )
-        self._anew = False  # the end of the log has to be read again for others
-        self._again_at = float("-inf")  # not before then what was given is compared again
+        self._reread = False  # viewers elsewhere need the end of the log read again
+        self._compare_at = float("-inf")  # earliest time to compare all given entries again
         self._refreshed: tuple[Cursor, ...] = ()  # of the last look
         self._whole_at = right.asked  # when all of the run was asked for
         self._whole_for = right.run.raw_status if right.whole else None  # and what status led to that
         fresh = loop_time() - right.asked < BELIEVED
-        # a page shows what was before the end as well as the end: it is to be read once more
+        # a page mixes entries from before the end with the end: it must be read once more
         self._end_seen = right.asked if right.whole and fresh and right.run.status.ended else None
         self.following = asyncio.ensure_future(self._follow())
 
@@ -83,18 +83,18 @@ class Follower(Mirror):
         trace.set(self.readers.trace)
         beside = {asyncio.ensure_future(self._renew_rights())}
         if self._broker.shared:
-            beside.add(asyncio.ensure_future(self._tell_when_due()))
-            self.readers.listeners.add(self._to_tell.set)
+            beside.add(asyncio.ensure_future(self._report_when_due()))
+            self.readers.listeners.add(self._report_due.set)
         try:
             async with AsyncExitStack() as stack:
-                lead = await self._mirroring(stack.enter_async_context(self._broker.lead(self.ref)))
+                lead = await self._mirror_until(stack.enter_async_context(self._broker.lead(self.ref)))
                 while True:
                     await self._read_as_leader(lead)
-                    await self._mirroring(lead.regained())
+                    await self._mirror_until(lead.regained())
         except Exception as error:  # task boundary: a fault here must end the streams, not leave them hanging
             self._break_down("following a run", error)
         finally:
-            self.readers.listeners.discard(self._to_tell.set)
+            self.readers.listeners.discard(self._report_due.set)
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
@@ -109,7 +109,7 @@ class Follower(Mirror):
             while lead.held:
                 delay = await self._look()
                 if self._broker.shared:
-                    await self._tell()
+                    await self._report()
                 await self._rest(delay)
         except Superseded:
             pass
@@ -119,17 +119,17 @@ class Follower(Mirror):
             listening.cancel()
             await asyncio.wait({listening})
 
-    async def _tell_when_due(self) -> None:
-        """Tell mirrors how it is when that has changed apart from a look: the host may be in trouble."""
+    async def _report_when_due(self) -> None:
+        """Report to mirrors what changes between looks, such as trouble of the host."""
         while True:
-            await self._to_tell.wait()
-            self._to_tell.clear()
+            await self._report_due.wait()
+            self._report_due.clear()
             if self._lead is not None and self._lead.held and self._adopted:
                 self._refreshed = ()
-                await self._tell()
+                await self._report()
 
-    async def _tell(self) -> None:
-        told = None if self._announced is None else self._announced.run
+    async def _report(self) -> None:
+        announced = None if self._announced is None else self._announced.run
         trouble = self.readers.trouble
         await self._broker.tell(
             self.ref,
@@ -138,7 +138,7 @@ class Follower(Mirror):
                 self._born,
                 self.caught_up,
                 self._revision,
-                None if told == self.run else self.run,
+                None if announced == self.run else self.run,
                 self.described,
                 self._refreshed,
                 None if trouble is None else (trouble.code, trouble.retry_in),
@@ -149,7 +149,7 @@ class Follower(Mirror):
     async def _renew_rights(self) -> None:
         try:
             await self.readers.renew(lambda credential: self._upstream.get_run(credential, self.ref))
-        except Exception as error:  # task boundary: nobody may go on viewing by a right that is asked for no more
+        except Exception as error:  # task boundary: no viewer may go on with a right that is not renewed
             self._break_down("renewing rights", error)
 
     def _break_down(self, doing: str, error: Exception) -> None:
@@ -158,23 +158,23 @@ class Follower(Mirror):
         self.readers.tell()
 
     async def read_again(self, number: int) -> tuple[LogEntry, ...]:
-        """That page of the log as the host has it now, for those to whom it is not held any more."""
+        """Read a page that the broker does not hold any more, as the host has it now."""
         if self._lead is None and self._note_given(number * PAGE):
             await self._broker.tell(self.ref, LookWanted(float("-inf"), given=self._given))
         entries = await self._reader.page(number, self.tail)
         if len(entries) < max(1, min(PAGE, self.tail - number * PAGE)):
-            await asyncio.sleep(1.0)  # less than it did: a stale answer, or another log, which will be seen
+            await asyncio.sleep(1.0)  # shorter than before: a stale answer, or another log, which a look will find
         return entries
 
     async def _adopt(self) -> None:
-        """Go on from what an earlier follower left, here or in another instance."""
-        self._anew = self._lead is not None and self._lead.anew
+        """Continue from where an earlier follower stopped, here or in another instance."""
+        self._reread = self._lead is not None and self._lead.anew
         if self._located:
-            if self._anew:  # an end has to be compared and announced again, for those who may lack what changed
+            if self._reread:  # compare and announce an end again, for viewers who may lack what changed
                 self._end_seen = self._settled = self._compared = None
             self._advance()
-            return  # it has been heard of all the time
-        # it is what was: nobody has looked since
+            return  # this mirror is up to date
+        # that may be outdated: nobody has looked since
         tail = await self._broker.tail(self.ref)
         await self._broker.doubt(self.ref)
         self._advance()
@@ -184,9 +184,9 @@ class Follower(Mirror):
         self._known.adopt(tail)
         if tail.changed is not None:
             if tail.changed.length is not None and tail.changed.seen < self.resumption.at:
-                self.resumption.began(tail.cursor)  # that end is the old one, whatever the log has grown by since
+                self.resumption.began(tail.cursor)  # that end is the old one, however much the log has grown since
             self._take_over(tail.changed)
-            self._compared = None if self._anew else self._compared
+            self._compared = None if self._reread else self._compared
 
     async def _look(self) -> float | None:
         """Read from the oldest entry that may have changed to the end; seconds to the next look (None: when asked)."""
@@ -195,15 +195,15 @@ class Follower(Mirror):
             and self._announced.length is not None
             and self.resumption.at > self._announced.seen
         ):
-            await self._announce(None, self.resumption.at)  # the end that was announced is past
+            await self._announce(None, self.resumption.at)  # the announced end is past
         grown_from, described, end_seen = self.tail, self.run, self._end_seen
-        self._looked = loop_time()  # whoever comes meanwhile need not ask for another look
-        strange, self._strange = self._strange, {}
+        self._looked = loop_time()  # those who join meanwhile need no other look
+        wishes, self._wishes = self._wishes, {}
         opening = not self._located
         try:
-            for cursor in () if opening or not strange or await self._broker.tail(self.ref) is None else strange:
+            for cursor in () if opening or not wishes or await self._broker.tail(self.ref) is None else wishes:
                 await self._take_in(*await self._reader.news(max(0, cursor - AMENDABLE)))
-            page, began = await (self._locate() if opening else self._read(await self._again_from()))
+            page, began = await (self._locate() if opening else self._read(await self._reading_start()))
             await self._take_in(page, began)
             if opening and (near_tail := await self._reader.near_tail(page)) is not None:
                 page, began = near_tail
@@ -211,15 +211,15 @@ class Follower(Mirror):
                 await self._take_in(page, began)
             start, sent, ended, over = page.after, began, may_have_ended(page.run), page.run.status.ended
             revision = page.revision  # the log may change while the rest is read
-            while not self._is_all(page, final=ended and end_seen is not None):
+            while not self._is_complete(page, final=ended and end_seen is not None):
                 hurry = self._end_seen is None or loop_time() - self._looked > COMPARING
                 page, sent = await self._read(max(page.last, self._known.settling()) if hurry else page.last)
                 ended, over = ended and may_have_ended(page.run), over and page.run.status.ended
                 await self._take_in(page, sent)
             if self._revision is None:
                 self._revision = revision
-            elif self._revision != revision and self.tail == grown_from and (over or loop_time() >= self._again_at):
-                await self._read_given_again()  # something has changed, and maybe not at the end
+            elif self._revision != revision and self.tail == grown_from and (over or loop_time() >= self._compare_at):
+                await self._reread_given()  # something has changed, perhaps not at the end
                 if self.tail != grown_from:
                     raise Stale
                 self._revision = revision
@@ -229,9 +229,9 @@ class Follower(Mirror):
             await self._start_over()
             return 0
         finally:
-            for wish in strange.values():
+            for wish in wishes.values():
                 self._fulfil(wish)
-        self._refreshed, self._anew = tuple(strange), False
+        self._refreshed, self._reread = tuple(wishes), False
         self._known.agreed()
         if not self.caught_up:
             self.caught_up = True
@@ -253,7 +253,7 @@ class Follower(Mirror):
     async def _describe(
         self, run: Run, sent: float, began: float, *, news: bool, drained: bool, described: Run
     ) -> float | None:
-        """Announce the run as it is now: over, or not."""
+        """Announce the run as it is now, ended or not; returns as ``_look``."""
         if not self.resumption.allows(run, sent, self.tail):
             return self._cadence.next(news=True)
         self.run = self.run.updated(without_nulls(run))
@@ -268,18 +268,18 @@ class Follower(Mirror):
             self._end_seen = self._settled = self._compared = None
             if self._announced is None or self._announced.run != self.run or self._announced.length is not None:
                 await self._announce(None, began)
-            # after a resume it may rest no more, whatever the host says
+            # soon after a resume the host's word that the run rests may be outdated
             resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING) and not self.resumption.in_doubt
-            # where a look may lead to comparing all that was given, it is not taken more often than it has to be
+            # where a look may lead to comparing all given entries, look no more often than necessary
             room = math.inf if news or resting or self.edited else self.readers.room
             return self._cadence.next(news=news, resting=resting, room=room, runs=self._runs())
         patient = self._end_seen is None or loop_time() - self._end_seen < DESCRIBED_WITHIN
         if self._whole_due(run) and patient:
-            return self._cadence.next(news=True)  # the host does not say; the log goes on without it
-        # Whoever hears of the length leaves, and what comes behind it is lost to them. The last entries of a run may
-        # appear later than its status, so the first sight of an end announces nothing: only a look that began after it
-        # and came to the end of the log does (``drained``), or one that found the log as long as it was at an end that
-        # was announced before. An answer to what was asked before a resume says nothing of the end.
+            return self._cadence.next(news=True)  # the host does not describe the run now; go on reading its log
+        # A viewer who is given the length leaves, and misses what comes after it. The last entries of a run may appear
+        # later than its status, so an end that is first seen is not announced yet. It is after a later look that read
+        # the log to its end (``drained``), or one that found the log as long as when an end was announced before. An
+        # answer to a request from before a resume proves no end.
         if (drained or self._settled == self.tail) and began >= self.resumption.at:
             self._settled, self._end_seen = self.tail, None
             await self._announce(self.tail, began)
@@ -287,7 +287,7 @@ class Follower(Mirror):
         return 0
 
     def _whole_due(self, run: Run) -> bool:
-        """Whether to ask for the run itself: log pages lack some of its fields, and now and then even its status."""
+        """Whether to ask for the run itself: log pages lack some of its fields, and sometimes even its status."""
         if run.raw_status is None and not self._end_seen:
             return loop_time() - self._whole_at >= SLOW
         return run.raw_status != self._whole_for or (self._end_seen is not None and self._whole_at < self._end_seen)
@@ -296,11 +296,11 @@ class Follower(Mirror):
         answer = await self._reader.get_aside()
         if answer is None:
             if not self.run.status.ended:
-                return  # it stays due, and the log does not wait for it
+                return  # still due; the log does not wait for it
             try:
                 answer = await self._reader.get()
             except (Unavailable, UpstreamFailure):
-                return  # but the end does, for a while
+                return  # still due; the end waits for it, for a while
         run, sent = answer
         if self.resumption.allows(run, sent, self.tail):
             self.run, self.described = self.run.updated(run), sent
@@ -314,34 +314,34 @@ class Follower(Mirror):
         self._known.begin(page.after)
         return page, sent
 
-    def _is_all(self, page: LogPage, *, final: bool) -> bool:
-        """Whether the log has been read to its end. The host's own count of the entries, which may be wrong, will do
-        where it is read again anyway. What is ``final`` is shown by an empty page.
+    def _is_complete(self, page: LogPage, *, final: bool) -> bool:
+        """Whether the log has been read to its end: only an empty page proves a ``final`` end. Otherwise the host's own
+        count suffices, which may be wrong, as the log will be read again.
         """
         return not page.entries or (not final and page.last == page.paging.total and page.last >= self.tail)
 
-    async def _again_from(self) -> Cursor:
-        """Behind which position to read so that late changes are seen: all of them, once, when the run has ended."""
-        if self._end_seen is None and self.caught_up and not self._anew:
+    async def _reading_start(self) -> Cursor:
+        """The position to read from to see late changes: once, when the run has ended, changes of all given entries."""
+        if self._end_seen is None and self.caught_up and not self._reread:
             return self._known.unsettled()
         tail = await self._broker.tail(self.ref)
         if self._end_seen is None or tail is None:
             return self._known.settling()
-        # far from its end nobody looks at a log again, and after the end of the run nobody is left to be told: so all
-        # that was given is read once more now, but for what was read since the run had ended
+        # entries far from the end are not read again otherwise, and after the end no viewer is left to hear of changes:
+        # so all given entries are read once more now, except those read since the run ended
         given = given_from(tail, self._given, self._upstream.page_size)
         if self._compared is not None and self._compared <= given:
             return self._known.settling()
         return min(given, self._known.settling())
 
-    async def _read_given_again(self) -> None:
-        """Find what has changed in all that was given."""
+    async def _reread_given(self) -> None:
+        """Read all given entries again, to find what has changed."""
         tail = await self._broker.tail(self.ref)
         after = self.tail if tail is None else given_from(tail, self._given, self._upstream.page_size)
         while after < self.tail:
-            self._again_at = max(self._again_at, loop_time()) + AGAIN
+            self._compare_at = max(self._compare_at, loop_time()) + AGAIN
             page, sent = await self._reader.again(after)
-            await self._take_in(page, sent)  # raises if there is nothing
+            await self._take_in(page, sent)  # raises if the page is empty
             after = page.last
 
     async def _take_in(self, page: LogPage, asked: float) -> None:
@@ -353,11 +353,11 @@ class Follower(Mirror):
 
     async def _start_over(self) -> None:
         self._require_lead()
-        self._start_anew()
+        self._reset()
         await self._broker.forget(self.ref)
 
     def _require_lead(self) -> None:
-        """What was asked for while leading, and answered later, may be older than what somebody else has read since."""
+        """Raise unless this follower leads: an answer from before may be older than what another leader has read."""
         if self._lead is None or not self._lead.held:
             raise Superseded
 
@@ -367,12 +367,12 @@ class Follower(Mirror):
         self._on_announced(self._announced)
 
     async def _rest(self, delay: float | None) -> None:
-        """Until it is time to read again, by the pace or because of a call."""
+        """Wait until it is time to read again: ``delay`` has passed, or a call has woken this."""
         self._reader.interval = max(delay or 0.0, self._cadence.fast)
         self._cadence.told = self._reader.told
         loop = asyncio.get_running_loop()
         until = math.inf if delay is None else loop.time() + delay
-        # a time-out object, which cancels the task, costs ten times as much as this timer
+        # asyncio.timeout, which cancels the task, costs ten times as much as this timer
         due = None if delay is None else loop.call_at(until, self._wake.set)
         try:
             await self._wake.wait()
@@ -384,6 +384,6 @@ class Follower(Mirror):
         self._wake.clear()
 
     async def _read(self, after: Cursor) -> tuple[LogPage, float]:
-        """A stretch of the log, and when the host was asked for it; what is settled can wait."""
+        """A stretch of the log, and when the host was asked for it; settled entries are read with less urgency."""
         settled = after < self._known.settling() and self._end_seen is not None and self.caught_up
         return await (self._reader.again(after) if settled else self._reader.news(after))

@@ -1,8 +1,8 @@
-"""What is known here of one run, whoever reads it: its follower, if that leads, or else that of another instance.
+"""What this instance knows of one run, whether its own follower reads it or, as the leader, that of another instance.
 
-It promises viewers the same in either case. What the other one publishes reaches the broker by itself; what it tells
-besides is taken in here, and what is wanted of it is asked for, again and again until it is there. What the host says
-after a resume through this gateway may for a while be of the old end.
+It promises viewers the same in either case. What the leader publishes reaches the broker by itself; its other reports
+are taken in here, and requests to it are repeated until they are met. For a while after a resume through this gateway,
+the host may still describe the old end.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from codegen_api.runs import Changed, Cursor, LogPage, Run, RunRef, RunStatus
 T = TypeVar("T")
 
 ASKED_AGAIN = 1.0
-"""Seconds after which the leader is asked again for what it has not told by then."""
+"""Seconds after which an unanswered request to the leader is repeated."""
 
 
 RESUME_DOUBT = 30.0
@@ -39,36 +39,36 @@ class Resumption:
         self.at = -math.inf
         """When the host answered the resume."""
         self._cancelled_at = -math.inf
-        self._length: Cursor | None = None  # of the log before it, as far as that is known
-        self._active = False  # the host has said since then that the run works
+        self._length: Cursor | None = None  # of the log before it; None if unknown
+        self._active = False  # the host has since described the run as active
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the host may still answer as before."""
+        """Whether the host may still answer as before the resume."""
         return self._lags and loop_time() - self.at < RESUME_DOUBT
 
     def resumed(self, at: float, length: Cursor | None) -> None:
-        """The host answered a resume; the log was of this ``length`` before, or longer."""
+        """The host answered a resume; ``length`` is a lower bound of the log's length before it."""
         self.at, self._length, self._active = at, length, False
 
     def cancelled(self, at: float) -> None:
         self._cancelled_at = at
 
     def began(self, length: Cursor) -> None:
-        """The log was of this length, be it known or not, when the resume came."""
+        """The log had at least this length when the resume came."""
         self._length = max(length, self._length or 0)
 
     def seen(self, tail: Cursor) -> None:
-        """The log has been read up to there; what it was before is no longer to be known if it is not by now."""
+        """The log has been read up to ``tail``, which stands for its length before the resume if that is unknown."""
         if self._length is None:
             self._length = tail
 
     def allows(self, run: Run, sent: float, tail: Cursor) -> bool:
-        """Whether to believe what an answer, asked for when it was ``sent``, says of the status.
+        """Whether to believe the status in an answer to a request ``sent`` at that time.
 
-        The host may answer from a copy that is behind, so an end is believed in these seconds only for a reason: it is
-        a cancel, of which we know, or the log has grown beyond the prompt of the resume. The prompt alone is no reason,
-        as it may stand in the log beside the old status, unless the run was seen at work in between.
+        The host may answer from a copy that is behind. So while in doubt, an end is believed only for a reason: it is a
+        cancel that we know of, or the log has grown beyond the prompt of the resume. The prompt alone is no reason, as
+        the log may show it beside the old status, unless the run was seen active in between.
         """
         if sent < self.at:
             return False
@@ -78,33 +78,33 @@ class Resumption:
         if not self.in_doubt:
             return True
         if run.status is RunStatus.CANCELLED and sent >= self._cancelled_at > self.at:
-            return True  # be it news or old, it is so
+            return True  # new or old, it is true
         grown = 0 if self._length is None else tail - self._length
         return grown > 1 or (grown == 1 and self._active)
 
 
 class _Wish(NamedTuple):
-    """To have entries read again at ``since`` or later, until it is done."""
+    """A request to read entries again at ``since`` or later."""
 
     since: float
     done: asyncio.Future[None]
 
 
 class Mirror:
-    """One run as it is known here. ``near``: the position of the first viewer."""
+    """One run as this instance knows it. ``near``: the position of the first viewer."""
 
     def __init__(self, right: Right, readers: Readers, broker: Broker, *, near: Cursor, lags: bool) -> None:
         self.ref: RunRef = right.run.ref
         self.readers = readers
         self.run = right.run
         self.described = right.asked
-        """When (the event loop's time) the host was asked for what ``run`` says of the status."""
+        """When (event loop time) the host was asked for the status in ``run``."""
         self.caught_up = False
         """Whether the end of the log has been seen, so that ``tail`` is its length."""
         self.generation = 0
         """Counts the logs that the host has had under this name."""
         self.fault: GatewayError | None = None
-        """What broke the reading down for good."""
+        """The error that ended the reading for good."""
         self.resumption = Resumption(lags=lags)
 
         self._broker = broker
@@ -112,7 +112,7 @@ class Mirror:
         self._lead: Lead | None = None  # while this instance reads
         self._progress = asyncio.Event()
         self._wake = asyncio.Event()
-        self._to_tell = asyncio.Event()
+        self._report_due = asyncio.Event()
         self._last_trouble: tuple[str, float | None] | None = None
 
         # what is known of the log
@@ -120,12 +120,12 @@ class Mirror:
         self._known = Known()
         self._adopted = False
         self._looked = -math.inf
-        self._confirmed = -math.inf  # when the last look began that went through
+        self._confirmed = -math.inf  # when the last complete look began
         self._born = loop_time()
-        self._strange: dict[Cursor, _Wish] = {}  # somebody there has copies that were not seen here
-        self._given: Cursor | None = None  # what is behind this position was given to somebody elsewhere
-        self._compared: Cursor | None = None  # what is behind this position was read since the run has ended
-        self._revision: str | None = None  # that with which all that was given has been compared
+        self._wishes: dict[Cursor, _Wish] = {}  # a viewer at that position has copies not seen here
+        self._given: Cursor | None = None  # entries behind this position were given to viewers elsewhere
+        self._compared: Cursor | None = None  # entries behind this position were read since the run ended
+        self._revision: str | None = None  # the one that all given entries were compared with
         # what is known of the run
         self._asked = right.asked
         self._end_seen: float | None = None
@@ -142,7 +142,7 @@ class Mirror:
         """Whether the host may alter the log anywhere: it gives revisions."""
         return self._revision is not None
 
-    # -- what is wanted of whoever reads ------------------------------------------------------------------------------
+    # -- requests to the reader ---------------------------------------------------------------------------------------
 
     def look(self, since: float) -> None:
         """Look again if the log had ended, unless that was seen at ``since`` or later."""
@@ -154,39 +154,39 @@ class Mirror:
         self._wake.set()
 
     def _resumed(self, news: RunResumed) -> None:
-        """What the host said of the status before that says nothing any more."""
-        # what was seen here may be from before somebody else's resume
+        """Discard what the host said of the status before this resume."""
+        # the length seen here may be from before a resume elsewhere
         length = max(self.tail, news.length or 0) if self.caught_up else news.length
         self.resumption.resumed(news.at, length)
         self._end_seen = self._settled = self._compared = None
         if news.run is not None and not news.run.status.ended and news.at > self._asked:
             self.run, self.described = self.run.updated(news.run), news.at
         if self._lead is not None or not self._adopted:
-            self._wake.set()  # who leads elsewhere has heard of it, too
+            self._wake.set()  # a leader elsewhere gets the same news
 
-    async def reached(self, cursor: Cursor, since: float) -> None:
-        """Until the log is known up to ``cursor``, or was found to be shorter by a look from ``since`` or later."""
+    async def wait_until_known(self, cursor: Cursor, since: float) -> None:
+        """Wait until the log is known up to ``cursor``, or was found shorter by a look at ``since`` or later."""
         while not self._adopted or (self.tail < cursor and not (self.caught_up and self._confirmed >= since)):
             if self.caught_up and self._looked < since:
                 self._wake.set()
             await self._progress.wait()
 
-    async def refreshed(self, cursor: Cursor, since: float) -> None:
-        """Until the last entries up to there were read at ``since`` or later: others may have seen them change."""
+    async def wait_until_reread(self, cursor: Cursor, since: float) -> None:
+        """Wait until the last entries up to ``cursor`` were read at ``since`` or later: they may have changed."""
         if self._born < since:
-            wish = self._strange.get(cursor)
+            wish = self._wishes.get(cursor)
             done = asyncio.get_running_loop().create_future() if wish is None else wish.done
-            self._strange[cursor] = _Wish(since, done)
+            self._wishes[cursor] = _Wish(since, done)
             self._wake.set()
             await asyncio.wait({done})
 
-    async def read(self) -> None:
-        """Until a page has been read."""
+    async def wait_for_progress(self) -> None:
+        """Wait until a page has been read."""
         await self._progress.wait()
 
-    async def _mirroring(self, gaining: Awaitable[T]) -> T:
+    async def _mirror_until(self, gaining: Awaitable[T]) -> T:
         """Be a mirror until the lead is gained."""
-        asking = asyncio.ensure_future(self._ask())
+        asking = asyncio.ensure_future(self._ask_leader())
         try:
             return await gaining
         finally:
@@ -195,24 +195,24 @@ class Mirror:
             if not asking.cancelled():
                 asking.result()
 
-    async def _ask(self) -> None:
-        """Have the leader look as often as somebody wants that here."""
+    async def _ask_leader(self) -> None:
+        """Have the leader look whenever a viewer here wants it to."""
         while True:
             if self._adopted:
                 await self._wake.wait()
             self._wake.clear()
             since = loop_time()
-            while not self._adopted or self._looked < since or self._strange:
-                await self._broker.tell(self.ref, LookWanted(since, tuple(self._strange)))
+            while not self._adopted or self._looked < since or self._wishes:
+                await self._broker.tell(self.ref, LookWanted(since, tuple(self._wishes)))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ASKED_AGAIN):
-                        while not self._adopted or self._looked < since or self._strange:
+                        while not self._adopted or self._looked < since or self._wishes:
                             await self._progress.wait()
 
-    # -- what is told -------------------------------------------------------------------------------------------------
+    # -- news ---------------------------------------------------------------------------------------------------------
 
     def on_news(self, news: News) -> None:
-        """This has happened to the run, or another instance has published or told it."""
+        """Take in what happened to the run, or what another instance has published or reported."""
         leads = self._lead is not None and self._lead.held
         match news:
             case RunResumed():
@@ -221,22 +221,22 @@ class Mirror:
                 self.resumption.cancelled(news.at)
             case RunTouched():
                 if self._lead is not None:
-                    self._wake.set()  # also if it is lost: that is to be seen
+                    self._wake.set()  # also if the lead is lost, so that the follower notices
             case LookWanted():
                 self._note_given(news.given)
                 if leads:
                     self._on_wish(news)
-            case _ if not leads:  # also while the lead was lost in the midst of a look, which then comes to nothing
+            case _ if not leads:  # also if the lead was lost in the middle of a look, which then fails
                 self._on_log(news)
                 self._advance()
 
     def _on_wish(self, wanted: LookWanted) -> None:
         for cursor in wanted.refreshed:
-            self._strange.setdefault(cursor, _Wish(wanted.since, asyncio.get_running_loop().create_future()))
+            self._wishes.setdefault(cursor, _Wish(wanted.since, asyncio.get_running_loop().create_future()))
         if wanted.refreshed or self._looked < wanted.since:
             self._wake.set()
         else:
-            self._to_tell.set()  # it seems to have been lost on the way
+            self._report_due.set()  # the last report seems to have been lost on the way
 
     def _on_log(self, news: LogPage | Changed | Looked | NewLog) -> None:
         match news:
@@ -251,17 +251,17 @@ class Mirror:
             case Looked():
                 self._on_look(news)
             case _:
-                self._start_anew()
+                self._reset()
 
     def _on_look(self, look: Looked) -> None:
         self._looked = self._confirmed = look.at
         self._born, self._revision, self._adopted = look.born, look.revision, True
-        told = look.run or (None if self._announced is None else self._announced.run)
-        if told is not None and (look.at >= self._asked or not self._strange):
-            self.run, self.described = told, max(self.described, look.described)
+        run = look.run or (None if self._announced is None else self._announced.run)
+        if run is not None and (look.at >= self._asked or not self._wishes):
+            self.run, self.described = run, max(self.described, look.described)
         for cursor in look.refreshed:
-            if cursor in self._strange and look.at >= self._strange[cursor].since:
-                self._fulfil(self._strange.pop(cursor))
+            if cursor in self._wishes and look.at >= self._wishes[cursor].since:
+                self._fulfil(self._wishes.pop(cursor))
         self.caught_up = look.caught_up
         self.readers.tell()
         is_news = look.trouble != self._last_trouble
@@ -271,18 +271,18 @@ class Mirror:
         self._note_given(look.given)
 
     def _take_over(self, changed: Changed) -> None:
-        """The last description of somebody who has read before."""
+        """Take over the last description of an earlier leader."""
         self._announced, self._revision = changed, changed.revision
-        self._compared = None if changed.length is None else 0  # once is enough
+        self._compared = None if changed.length is None else 0  # that leader has compared an ended log
         newer = self._asked >= changed.seen
         if newer and self.run.status is not changed.run.status:
             self._wake.set()
         self.run = changed.run.updated(self.run) if newer else self.run.updated(changed.run)
         self.described = max(self.described, changed.seen)
 
-    def _start_anew(self) -> None:
-        """There is another log under this name."""
-        # first of all, so that nobody takes what follows for the old log
+    def _reset(self) -> None:
+        """Begin again: the host has another log under this name."""
+        # first, so that nobody takes what follows for the old log
         self.generation += 1
         self._located = self.caught_up = False
         self._near = 0
@@ -291,7 +291,7 @@ class Mirror:
         self._end_seen = self._settled = self._compared = self._announced = self._revision = None
 
     def _note_given(self, given: Cursor | None) -> bool:
-        """What is behind this position was given to somebody; whether that is news."""
+        """Note that entries behind this position were given to a viewer; whether that is news."""
         if given is None or (self._given is not None and self._given <= given):
             return False
         self._given = given
