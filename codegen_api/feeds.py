@@ -153,7 +153,7 @@ class Feeds:
             yield feed
         finally:
             feed.readers.leave(credential, attendant.poked.set)
-            feed.readers.unless_joined(self.linger, lambda: self._retire(feed))
+            feed.readers.retire_after(self.linger, lambda: self._retire(feed))
 
     def _of(self, credential: Credential, organization: str) -> Feed | None:
         feed = self._feeds.get(organization, {}).get(credential.digest)
@@ -181,7 +181,7 @@ class Feeds:
         """
         asked = loop_time()
         feed = self._start(credential, organization, (asked, await self._read(credential, organization)))
-        feed.readers.unless_joined(max(self.linger, JOINING), lambda: self._retire(feed))
+        feed.readers.retire_after(max(self.linger, JOINING), lambda: self._retire(feed))
 
     async def _read(self, credential: Credential, organization: str) -> Listing[Run]:
         return await self.reads.runs(credential, organization, 0, FRONT, ANYTHING)

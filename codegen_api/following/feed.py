@@ -175,7 +175,7 @@ class Feed:
         if known.shown < loop_time() - LIFETIME:
             self.look_soon(run.ref)  # this credential may not see it any more
         elif self._describe(run, seen, shown=None, whole=whole, sure=not whole):
-            self.readers.tell()
+            self.readers.notify()
 
     def created(self, run: Run, asked: float) -> None:
         """Add a run that the host has started for this credential."""
@@ -183,7 +183,7 @@ class Feed:
         self._created[run.ref] = loop_time()
         self.front = {run.ref: None, **self.front}
         self._describe(run, asked, shown=asked, whole=True)
-        self.readers.tell()
+        self.readers.notify()
 
     def found(self, runs: Iterable[Run], asked: float) -> None:
         """Take in runs that the host has listed for this credential, farther down its list."""
@@ -209,11 +209,11 @@ class Feed:
                 if self.asked > -math.inf:
                     need = await self._rest(self.asked + self.interval)
                 self._take_in(*await self.readers.ask(self._list, need))
-                self.readers.tell()
+                self.readers.notify()
         except Exception as error:  # task boundary: a fault here must end the streams, not leave them hanging
             log_fault("reading a list of runs", error)
             self.fault = error if isinstance(error, GatewayError) else GatewayError()
-            self.readers.tell()
+            self.readers.notify()
 
     async def _list(self, credential: Credential) -> tuple[float, Listing[Run]]:
         asked = loop_time()
@@ -315,7 +315,7 @@ class Feed:
         seldom = SELDOM if run is None or run.status.ended else 1
         self._due[ref] = asked + seldom * self.interval
         self._note(ref)  # also if it is as it was: it may be shown again
-        self.readers.tell()
+        self.readers.notify()
 
     async def _one(self, credential: Credential, ref: RunRef) -> tuple[Run | None]:
         """The run; None if the host does not show it, which is no refusal of the credential."""

@@ -155,7 +155,7 @@ class Follower(Mirror):
     def _break_down(self, doing: str, error: Exception) -> None:
         log_fault(doing, error)
         self.fault = error if isinstance(error, GatewayError) else GatewayError()
-        self.readers.tell()
+        self.readers.notify()
 
     async def read_again(self, number: int) -> tuple[LogEntry, ...]:
         """Read a page that the broker does not hold any more, as the host has it now."""
@@ -235,7 +235,7 @@ class Follower(Mirror):
         self._known.agreed()
         if not self.caught_up:
             self.caught_up = True
-            self.readers.tell()
+            self.readers.notify()
         self._looked = self._confirmed = began
         if over or (ended and end_seen is not None):
             self._compared = 0 if opening else start if self._compared is None else min(start, self._compared)

@@ -1,8 +1,8 @@
-"""One log at the host, of which a follower knows how long it is, and what its last entries looked like.
+"""One log at the host: what a follower knows of it, and how it reads it.
 
-From that it tells what has to be read again, and whether an answer is of this log at all: an answer may be older than
-the one before it, and a host may have put another log under the same name. It is read in pieces as large as the host
-gives, as one of the viewers, when it is this log's turn; at once where the host tells that the run has changed.
+From the length and the last entries it decides what has to be read again, and whether an answer is about this log at
+all: it may be older than the answer before it, or the host may have put another log under the same name. The log is
+read with the credentials of its viewers, in pieces as large as the host gives, when it is this log's turn.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Replaced(Exception):
 
 
 class Stale(Exception):
-    """This answer is older than one that came before it."""
+    """An answer is older than one that came before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Mark:
         return cls(entry.id, entry.created_at, entry.open)
 
     def tells_apart(self, entry: LogEntry) -> bool:
-        """Whether this cannot be the same entry, by the host's own id, or by its time; without them nobody knows."""
+        """Whether this cannot be the same entry, by the host's own id or else by its time, if both have them."""
         if self.id is not None and entry.id is not None:
             return self.id != entry.id
         return self.created_at is not None and entry.created_at is not None and self.created_at != entry.created_at
@@ -70,12 +70,12 @@ class Known:
         self._marks.extend(map(_Mark.of, tail.recent))
 
     def begin(self, tail: Cursor) -> None:
-        """Know nothing but that the log is at least this long."""
+        """Forget all entries: the log is known only to be at least this long."""
         self.tail, self._missed = tail, 0
         self._marks.clear()
 
     def unsettled(self) -> Cursor:
-        """Behind which position to read so that outputs which came late are seen, and the last entry again."""
+        """The position to read from to see late outputs, and the last entry again."""
         recent = list(self._marks)[-AMENDABLE:]
         for back, mark in enumerate(recent):
             if mark.open:
@@ -83,15 +83,15 @@ class Known:
         return max(0, self.tail - 1)
 
     def settling(self) -> Cursor:
-        """Behind which position to read so that late changes of what is older are seen as well."""
+        """The position to read from to see late changes of older entries as well."""
         return max(0, self.tail - SETTLING)
 
     def compare(self, page: LogPage, *, in_doubt: bool) -> None:
-        """Hold a page against what is known. ``in_doubt``: stale answers are likely just now.
+        """Compare a page with what is known. ``in_doubt``: stale answers are likely just now.
 
         Raises:
-            Stale: it does not fit, and that may pass.
-            Replaced: it has not fitted for so long that it must be another log.
+            Stale: the page does not match, which may pass.
+            Replaced: pages have not matched for so long that this must be another log.
         """
         first = self.tail - len(self._marks)  # position before the first mark
         differs = any(
@@ -107,11 +107,11 @@ class Known:
         raise Stale
 
     def agreed(self) -> None:
-        """The whole look fitted."""
+        """All pages of a look matched."""
         self._missed = 0
 
     def take_in(self, page: LogPage) -> None:
-        """Remember what this page shows, which begins at or before the tail."""
+        """Remember the entries of a page, which begins at or before the tail."""
         for position, entry in enumerate(page.entries, page.after + 1):
             mark = _Mark.of(entry)
             if position > self.tail:
@@ -122,37 +122,37 @@ class Known:
 
 
 def opens_at(near: Cursor, size: int) -> Cursor:
-    """Where the page of ``size`` begins at which a log is opened for a viewer at ``near``."""
+    """The start of the page, of ``size`` entries, at which a log is opened for a viewer at ``near``."""
     return max(0, near - AMENDABLE) // size * size
 
 
 def given_from(tail: Tail, elsewhere: Cursor | None, size: int) -> Cursor:
-    """Where the first page of ``size`` begins of all that was given here, or elsewhere behind that position, as far as
-    it can be compared.
+    """The start of the first page, of ``size`` entries, that was given here, or ``elsewhere`` behind that position, and
+    can still be compared.
     """
     known = tail.known if elsewhere is None else min(tail.known, elsewhere)
     return max(known, tail.cursor - COMPARED) // size * size
 
 
 def without_nulls(run: Run) -> Run:
-    """What a log page says of its run: it lacks some fields, and a null there is one of them."""
+    """A run as a log page describes it, without nulls: there they stand for fields that the page lacks."""
     if None not in run.fields.values():
         return run
     return replace(run, fields={name: value for name, value in run.fields.items() if value is not None})
 
 
 def may_have_ended(run: Run) -> bool:
-    """Whether an answer does not speak against an end."""
+    """Whether this description is compatible with an end: it shows one, or no status."""
     return run.status.ended or run.raw_status is None
 
 
 @dataclass(slots=True)
 class LogReader:
-    """Reads for the follower of a run, of which ``known`` is the last description, and says how urgent that is.
+    """Reads for the follower of a run, and says how urgent that is. ``known`` returns the last description of the run.
 
-    A look for news counts as waiting since the ``last`` one, by an ``interval``. What is read again waits since it was
-    asked for, and by a longer one, so that a log that many catch up with, page after page, does not make the news of
-    the others late.
+    A look for news counts as waiting since the ``last`` one, with an ``interval``. Reading old pages counts as waiting
+    only since it was asked for, with a longer interval, so that viewers who catch up with one log, page after page, do
+    not make the news of other logs late.
     """
 
     upstream: Upstream
@@ -163,14 +163,14 @@ class LogReader:
     last: float
     interval: float
     told: bool = False
-    """Whether the host would tell now that there is news."""
+    """Whether the host is being listened to and would tell of news now."""
 
     async def get(self) -> tuple[Run, float]:
-        """All of the run, and when the host was asked for it."""
+        """The whole run, and when the host was asked for it."""
         return await self.readers.ask(self._get, Need(self.last, self.interval), once=True)
 
     async def get_aside(self) -> tuple[Run, float] | None:
-        """The same, if there is room for it beside the reads of the log."""
+        """As ``get``, if there is room for it beside the reads of the log."""
         return await self.readers.aside(self._get)
 
     async def news(self, after: Cursor) -> tuple[LogPage, float]:
@@ -193,8 +193,8 @@ class LogReader:
         return page, sent
 
     async def near_tail(self, page: LogPage) -> tuple[LogPage, float] | None:
-        """The page near the tail, where reading goes on, when that is far ahead of the one at which the log was opened:
-        what lies between is read when somebody needs it.
+        """The page near the tail, to go on from, if that is far ahead of the page at which the log was opened. Pages in
+        between are read when a viewer needs them.
         """
         size = self.upstream.page_size
         ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
@@ -204,7 +204,7 @@ class LogReader:
         return near_tail if near_tail[0].entries else None
 
     async def again(self, after: Cursor, limit: int | None = None) -> tuple[LogPage, float]:
-        """The same of what can wait."""
+        """As ``news``, for entries that can wait."""
         need = Need(loop_time(), CATCHING_UP * self.fast)
         return await self._read(after, limit or self.upstream.page_size, need)
 
@@ -222,12 +222,12 @@ class LogReader:
     async def listen(self, tail: Callable[[], Cursor], changed: Callable[[], None]) -> None:
         """Listen for ever, on behalf of a viewer, and call ``changed`` when there may be news behind the ``tail``.
 
-        What is heard is no more than a hint: all else is read as ever, with the credentials of all viewers in turn. A
-        host that cannot be listened to is read as others are; why is told by reading it.
+        Each event is only a hint: the log is still read with the credentials of all viewers in turn. If listening
+        fails, reading goes on as with other hosts, and will meet the same trouble.
         """
         patience = Patience()
         while isinstance(self.upstream, Streams):
-            credential, began = self.readers.anybody(), loop_time()
+            credential, began = self.readers.any_credential(), loop_time()
             if credential is not None:
                 try:
                     async with aclosing(self.upstream.changes(credential, self.known().ref, tail())) as changes:
@@ -242,7 +242,7 @@ class LogReader:
                     log_fault("listening to the host", error)
                 if self.told:
                     self.told = False
-                    changed()  # it may have ended because of what happened
+                    changed()  # an event may be the reason why listening ended
                 if loop_time() - began >= TOLD:
                     patience.reset()
             await asyncio.sleep(patience.next())

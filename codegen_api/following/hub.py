@@ -92,7 +92,7 @@ class Hub:
         follower = subscriber.follower
         self._remove_viewer(subscriber)
         follower.readers.leave(subscriber.credential, subscriber.poke)
-        follower.readers.unless_joined(self.linger, lambda: self._retire(follower))
+        follower.readers.retire_after(self.linger, lambda: self._retire(follower))
 
     @contextmanager
     def room(self, credential: Credential, ref: RunRef) -> Iterator[bool]:

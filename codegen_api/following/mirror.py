@@ -263,7 +263,7 @@ class Mirror:
             if cursor in self._wishes and look.at >= self._wishes[cursor].since:
                 self._fulfil(self._wishes.pop(cursor))
         self.caught_up = look.caught_up
-        self.readers.tell()
+        self.readers.notify()
         is_news = look.trouble != self._last_trouble
         if look.trouble is not None and is_news and (self.readers.trouble is not None or look.trouble[0] != RECOVERED):
             self.readers.set_trouble(Notice(*look.trouble))

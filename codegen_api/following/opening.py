@@ -1,7 +1,7 @@
-"""The way into a log where the host's limit leaves no room for a question at once: in the line of those who read.
+"""Opening a log when the host's limit leaves no room to ask for the right at once: the request joins the read queue.
 
-What is asked for in the end is the first page of the log, with the newcomer's own credential: it shows that they may
-see the run, and it is the first that they are given.
+It asks for the first page of the log with the new viewer's own credential: the answer proves that they may see the run,
+and is the first page that they are given.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from codegen_api.pace import FAST, Need
 from codegen_api.positions import Position
 
 MOMENT = 2.0
-"""Seconds for which somebody waits without a word: a refusal that comes so soon is an ordinary answer."""
+"""Seconds for which a viewer waits before a stream begins: until then a refusal can be an ordinary answer."""
 
 
 Waiting: TypeAlias = Notice | Quiet | Leaving
 
 
 class Attendant:
-    """Somebody who waits for the next thing to follow. ``leaving``: they are to come back elsewhere."""
+    """A viewer who waits for a run to follow. ``leaving``: they should reconnect elsewhere."""
 
     def __init__(self) -> None:
         self.leaving = asyncio.Event()
         self.poked = asyncio.Event()
-        """There may be something to tell."""
+        """Set when there may be an update."""
 
     def leave(self) -> None:
         """End the stream soon, politely."""
@@ -39,7 +39,7 @@ class Attendant:
 
 
 class Opening:
-    """Those who wait to be shown one run with one credential. ``prove`` asks the host, and raises what it refuses."""
+    """The viewers who wait for the right to one run with one credential. ``prove`` asks the host, or raises."""
 
     def __init__(
         self, readers: Readers, credential: Credential, prove: Callable[[Credential], Awaitable[Right]]
@@ -47,23 +47,23 @@ class Opening:
         self.readers = readers
         self._credential = credential
         self.proving = asyncio.ensure_future(readers.ask(prove, Need(loop_time(), FAST)))
-        self.proving.add_done_callback(self._told)
+        self.proving.add_done_callback(self._on_answer)
 
-    def _told(self, proving: asyncio.Task[Right]) -> None:
+    def _on_answer(self, proving: asyncio.Task[Right]) -> None:
         if not proving.cancelled():
-            proving.exception()  # mark it as seen: all who asked may have left
-        self.readers.tell()
+            proving.exception()  # mark it as retrieved: all viewers may have left
+        self.readers.notify()
 
     async def updates(
-        self, position: Position, patrol: Patrol, attendant: Attendant, line: float
+        self, position: Position, patrol: Patrol, attendant: Attendant, delay: float
     ) -> AsyncGenerator[Waiting | Right, None]:
-        """What to tell somebody who waits, and at last their right. ``line``: how many seconds it may take.
+        """Updates for a waiting viewer, and at last their right. ``delay``: the expected wait in seconds.
 
         Raises:
             GatewayError: the host refuses to show them the run.
         """
         opened = silent_since = loop_time()
-        told: Notice | None = None
+        last_notice: Notice | None = None
         while True:
             attendant.poked.clear()
             refusal = self.readers.refusal(self._credential)
@@ -78,11 +78,11 @@ class Opening:
                 yield Leaving(replace(position, over=False))
                 return
             trouble = self.readers.trouble
-            news = told is None or (trouble is not None and trouble is not told)
+            news = last_notice is None or (trouble is not None and trouble is not last_notice)
             if news and now >= opened + MOMENT - TICK:
-                told = trouble or Notice("rate_limited", round(line, 1))
+                last_notice = trouble or Notice("rate_limited", round(delay, 1))
                 silent_since = now
-                yield told
+                yield last_notice
                 continue
             if now >= silent_since + patrol.heartbeat - TICK:
                 silent_since = now
@@ -90,6 +90,6 @@ class Opening:
                 continue
             until = min(opened + MOMENT if news else silent_since + patrol.heartbeat, opened + patrol.max_age)
             await set_within(until - now, attendant.poked)
-        if told is not None:
+        if last_notice is not None:
             yield Notice(RECOVERED)
         yield self.proving.result()

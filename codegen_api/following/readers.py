@@ -1,7 +1,7 @@
-"""The readers of a run: the credentials of those who view it, with which the host is asked on their behalf.
+"""The readers of a run: the credentials of its viewers, with which the host is asked on their behalf.
 
-Reads rotate over them, so that each is shown to the host again and again: who loses the right to see the run is
-noticed, and only their own viewers have to go.
+Reads rotate over them, so that each credential is shown to the host again and again: if one loses the right to see the
+run, that is noticed, and only its own viewers have to leave.
 """
 
 import asyncio
@@ -44,16 +44,16 @@ class Notice:
 
 RECOVERED = "recovered"
 
-NOTED = 5.0
-"""A log is read more often than it is noted, once in so many seconds, that the host has confirmed a right by that."""
+RENEW_EVERY = 5.0
+"""Seconds between renewals of a right by reads of the log, which are more frequent."""
 
-LOOK_ROUND = 5.0
-"""So many seconds before its end a right is renewed, and for as long the next attempt is waited for."""
+RENEW_EARLY = 5.0
+"""Seconds before its end at which a right is renewed, and between attempts."""
 
 
 @dataclass(eq=False, slots=True)
 class Readers:
-    """Who views one run, by credential, and asking the host with theirs. ``glance`` asks for next to nothing of it."""
+    """Asks the host with the credentials of one run's viewers. ``glance``: the cheapest request about the run."""
 
     ref: RunRef
     rights: Rights
@@ -62,17 +62,17 @@ class Readers:
     glance: Callable[[Credential], Awaitable[object]]
     observer: Observer = field(default_factory=Observer)
     trace: Trace = field(default_factory=lambda: detached_trace("follower"))
-    """That of what is asked for all of them."""
+    """The trace of what is asked for all of them."""
     trouble: Notice | None = None
     listeners: set[Callable[[], None]] = field(default_factory=set)
-    """Called when a viewer has something to hear that does not come through the broker."""
+    """Called when there is news for viewers that does not come through the broker."""
     _wanted: set[QueuedRead] = field(default_factory=set)
     _viewers: Counter[Credential] = field(default_factory=Counter)
-    _shown: dict[Credential, float] = field(default_factory=dict)
+    _shown_at: dict[Credential, float] = field(default_factory=dict)
     _refused: dict[Credential, GatewayError] = field(default_factory=dict)
-    _reads: bool = False  # whether the log is read here, so that somebody is shown at each read
-    _oldest: float = math.inf  # which right is renewed next, by when it was shown
-    _stirred: asyncio.Event = field(default_factory=asyncio.Event)  # another one may be due before it
+    _reads: bool = False  # whether the log is read here: each read confirms one right
+    _oldest: float = math.inf  # when the credential was shown whose right is renewed next
+    _rights_changed: asyncio.Event = field(default_factory=asyncio.Event)  # another right may be due before that
     _retirement: asyncio.TimerHandle | None = None
     _closed: bool = False
 
@@ -81,47 +81,47 @@ class Readers:
         return self._viewers.total()
 
     def join(self, credential: Credential, confirmed: float, listener: Callable[[], None]) -> None:
-        """Somebody views the run, which the host has shown them then. ``listener`` is as in ``listeners``."""
-        self._stay()
+        """Add a viewer, whose right the host ``confirmed`` at that time. ``listener`` is as in ``listeners``."""
+        self._cancel_retirement()
         self.listeners.add(listener)
         self._refused.pop(credential, None)
-        self._shown.setdefault(credential, confirmed)
+        self._shown_at.setdefault(credential, confirmed)
         self._viewers[credential] += 1
-        if self._viewers[credential] == 1 and self._shown[credential] < self._oldest:
-            self._stirred.set()
+        if self._viewers[credential] == 1 and self._shown_at[credential] < self._oldest:
+            self._rights_changed.set()
         for turn in self._wanted:
-            turn.offer((credential, self._shown[credential]))
+            turn.offer((credential, self._shown_at[credential]))
 
     def leave(self, credential: Credential, listener: Callable[[], None]) -> None:
         self.listeners.discard(listener)
         self._viewers[credential] -= 1
         if self._viewers[credential] <= 0:
             del self._viewers[credential]
-            self._shown.pop(credential, None)
+            self._shown_at.pop(credential, None)
             self._refused.pop(credential, None)
             self._withdraw(credential)
 
-    def unless_joined(self, seconds: float, retire: Callable[[], None]) -> None:
-        """Call ``retire`` when there was no viewer for so long, and it is not closed by then."""
+    def retire_after(self, seconds: float, retire: Callable[[], None]) -> None:
+        """Call ``retire`` when there has been no viewer for so long, unless this is closed by then."""
         if not (self.viewers or self._closed):
-            self._stay()
+            self._cancel_retirement()
             self._retirement = asyncio.get_running_loop().call_later(seconds, retire)
 
-    def _stay(self) -> None:
+    def _cancel_retirement(self) -> None:
         if self._retirement is not None:
             self._retirement.cancel()
 
-    def anybody(self) -> Credential | None:
+    def any_credential(self) -> Credential | None:
         return next((credential for credential in self._viewers if credential not in self._refused), None)
 
     @property
     def room(self) -> float:
-        """Seconds between reads without news that the budget of one of those who view the run has room for."""
-        credential = self.anybody()
+        """Seconds between reads without news for which the budget of one of these credentials has room."""
+        credential = self.any_credential()
         return math.inf if credential is None else self.turns.queue(credential.digest).budget.quiet(loop_time())
 
     def views(self, credential: Credential) -> bool:
-        """Whether somebody views the run with this credential, and may."""
+        """Whether the run has a viewer with this credential that the host has not refused."""
         return credential in self._viewers and credential not in self._refused
 
     def refusal(self, credential: Credential) -> GatewayError | None:
@@ -129,33 +129,33 @@ class Readers:
         return self._refused.get(credential)
 
     async def ask(self, call: Callable[[Credential], Awaitable[T]], need: Need, *, once: bool = False) -> T:
-        """The host's answer to somebody who views the run, however long that takes; ``need`` says how it is wanted.
+        """The host's answer to one of the credentials, however long that takes; ``need`` says how urgent it is.
 
         Raises:
             ShuttingDown: nobody will view this run any more.
-            Unavailable, UpstreamFailure: only with ``once``, and told to the viewers already: the host did not answer.
+            Unavailable, UpstreamFailure: only with ``once``, after the viewers have been told: the host did not answer.
         """
         return await self.ask_for(lambda credential, _: call(credential), need, 0, once=once)
 
     async def ask_for(
         self, call: Callable[[Credential, int], Awaitable[T]], need: Need, amount: int, *, once: bool = False
     ) -> T:
-        """The same for so many entries. Where these may be too many, a single one is asked for in between.
+        """As ``ask``, for ``amount`` entries. If that may be too many, a single one is asked for in between.
 
         Raises:
-            AnswerCut: besides, they are too many; or that one cannot be had, and the host is well otherwise.
+            AnswerCut: they are too many; or a single one cannot be read, though the host is well otherwise.
         """
         most = amount
         async with aclosing(ReadTrouble(self.turns.outage, self._is_back)) as trouble:
             while True:
-                with closing(self.turns.want(need, self._tell_of_waiting)) as turn:
+                with closing(self.turns.want(need, self._note_waiting)) as turn:
                     credential = await self._granted(turn)
                     turn.begun()
                     try:
                         answer = await trouble.unless_past(call(credential, amount))
                     except UpstreamRateLimited as error:
                         self.troubles.met(self.ref, error.root_reason or error.code)
-                        if once:  # the limit of another operation, for all that is known
+                        if once:  # it may be the limit of that operation alone
                             raise
                         turn.refused(error.retry_after)
                     except GatewayError as error:
@@ -171,7 +171,7 @@ class Readers:
                         self.set_trouble(Notice("upstream_unavailable", round(trouble.met(error), 1)))
                         if once:
                             raise
-                        back = await self._bear(trouble, error, single=in_doubt and amount == 1)
+                        back = await self._wait_to_retry(trouble, error, single=in_doubt and amount == 1)
                         amount = 1 if trouble.proofs or (in_doubt and amount > 1 and not back) else most
                     else:
                         if answer is not None:
@@ -186,7 +186,7 @@ class Readers:
                         amount = most
 
     async def aside(self, call: Callable[[Credential], Awaitable[T]]) -> T | None:
-        """The host's answer to what nobody waits for, if there is room for it beside the reads, and it is one."""
+        """The host's answer, if there is room beside the reads and the host gives one: nobody waits for it."""
         for credential in self._accepted():
             with self.turns.room(credential) as room:
                 if not room:
@@ -199,13 +199,13 @@ class Readers:
                     self._refuse(credential, error)
         return None
 
-    async def _bear(self, trouble: ReadTrouble, error: GatewayError, *, single: bool) -> bool:
-        """Wait until it is worth while to ask again; whether that is because the host has answered somebody.
+    async def _wait_to_retry(self, trouble: ReadTrouble, error: GatewayError, *, single: bool) -> bool:
+        """Wait until it is worth asking again; returns whether that is because the host has answered other requests.
 
-        ``single``: it was asked for one entry, and that may be too much.
+        ``single``: the request was for one entry, and even that may be too much.
 
         Raises:
-            AnswerCut: a single entry cannot be had, and the host has shown each time that it is well otherwise.
+            AnswerCut: a single entry cannot be read, and the host has proven each time that it is well otherwise.
         """
         if not single:
             return await trouble.passed(at_once=isinstance(error, UpstreamTimeout))
@@ -218,7 +218,7 @@ class Readers:
         return await trouble.passed()
 
     async def _is_back(self) -> bool:
-        """Whether the host shows this log at all: asked for where there should be nothing, so that it costs little."""
+        """Whether the host shows this log at all: asked behind its end, where the answer costs little."""
         with closing(self.turns.want(Need(loop_time(), EVERY))) as turn:
             try:
                 async with asyncio.timeout(EVERY - 1):
@@ -230,7 +230,7 @@ class Readers:
             except (TimeoutError, Unavailable, UpstreamFailure):
                 pass
             except GatewayError:
-                return True  # it answers; what it says is for who asks
+                return True  # it answers; a refusal concerns only this credential
             else:
                 turn.accepted()
                 return True
@@ -238,39 +238,39 @@ class Readers:
 
     def doubt(self, digest: str) -> None:
         """Ask soon whether the credential with this digest may still see the run."""
-        for credential in self._shown:
+        for credential in self._shown_at:
             if credential.digest == digest:
-                self._shown[credential] = -math.inf
-                self._stirred.set()
+                self._shown_at[credential] = -math.inf
+                self._rights_changed.set()
 
     def reading(self, *, here: bool) -> None:
-        """Whether the log is read by this instance from now on."""
+        """Note whether this instance reads the log from now on."""
         self._reads = here
-        self._stirred.set()
+        self._rights_changed.set()
 
     async def renew(self, ask: Callable[[Credential], Awaitable[object]]) -> None:
-        """Ask for the rights of those who were not shown to the host for long, for ever.
+        """Renew rights that are about to end, for ever.
 
-        Reading shows everybody in turn, but those with much else to do less often, and it does not wait for them.
+        Reads confirm the rights of all credentials in turn, but less often those that have other logs to read.
         """
         while True:
-            self._stirred.clear()
+            self._rights_changed.clear()
             self._oldest = math.inf
             for credential in self._accepted():
-                await self._look_elsewhere(credential)
-            accepted, long_ago = self._accepted(), loop_time() - LIFETIME + LOOK_ROUND
-            if not accepted or (len(accepted) < 2 and self._reads):  # one alone is shown at each read
-                await self._stirred.wait()
+                await self._check_elsewhere(credential)
+            accepted, long_ago = self._accepted(), loop_time() - LIFETIME + RENEW_EARLY
+            if not accepted or (len(accepted) < 2 and self._reads):  # a lone right is confirmed by each read
+                await self._rights_changed.wait()
                 continue
-            due = [(each, self._shown[each]) for each in accepted if self._shown[each] <= long_ago]
+            due = [(each, self._shown_at[each]) for each in accepted if self._shown_at[each] <= long_ago]
             if not due:
-                self._oldest = min(self._shown[each] for each in accepted)
-                await set_within(self._oldest - long_ago + TICK, self._stirred)
+                self._oldest = min(self._shown_at[each] for each in accepted)
+                await set_within(self._oldest - long_ago + TICK, self._rights_changed)
                 continue
             with closing(self.turns.want(Need(min(shown for _, shown in due), LIFETIME))) as turn:
                 turn.offer(*due)
                 try:
-                    async with asyncio.timeout(LOOK_ROUND):  # and then see who else is due
+                    async with asyncio.timeout(RENEW_EARLY):  # then see which others are due
                         credential = await turn.granted()
                 except TimeoutError:
                     continue
@@ -282,29 +282,29 @@ class Readers:
                 except (Unavailable, UpstreamFailure) as error:
                     self.troubles.met(self.ref, error.root_reason or error.code)
                     turn.close()
-                    await asyncio.sleep(LOOK_ROUND)
+                    await asyncio.sleep(RENEW_EARLY)
                 except GatewayError as error:
                     self._refuse(credential, error)
                 else:
                     self._confirm(credential)
 
-    async def _look_elsewhere(self, credential: Credential) -> None:
-        """Another instance may have shown somebody to the host meanwhile."""
-        shown = self._shown.get(credential, math.inf)
-        if -math.inf < shown <= loop_time() - LIFETIME + LOOK_ROUND:
+    async def _check_elsewhere(self, credential: Credential) -> None:
+        """Take over the confirmation of a right that another instance may have got meanwhile."""
+        shown = self._shown_at.get(credential, math.inf)
+        if -math.inf < shown <= loop_time() - LIFETIME + RENEW_EARLY:
             confirmed = await self.rights.confirmed(credential, self.ref)
-            if credential in self._shown:
-                self._shown[credential] = max(self._shown[credential], confirmed)
+            if credential in self._shown_at:
+                self._shown_at[credential] = max(self._shown_at[credential], confirmed)
 
-    def tell(self) -> None:
-        """Wake every viewer: there is something to hear."""
+    def notify(self) -> None:
+        """Wake every viewer: there may be an update."""
         for listener in list(self.listeners):
             listener()
 
     def close(self) -> None:
-        """Let nobody wait for a viewer who will not come."""
+        """End all waiting for turns: there will be no more viewers."""
         self._closed = True
-        self._stay()
+        self._cancel_retirement()
         self.troubles.gone(self.ref)
         for turn in self._wanted:
             turn.give_up()
@@ -314,15 +314,15 @@ class Readers:
             raise ShuttingDown
         self._wanted.add(turn)
         try:
-            turn.offer(*((credential, self._shown[credential]) for credential in self._accepted()))
+            turn.offer(*((credential, self._shown_at[credential]) for credential in self._accepted()))
             if not turn.ready and (self.trouble is None or self.trouble.code == RECOVERED):
-                self._tell_of_waiting()
+                self._note_waiting()
             return await turn.granted()
         finally:
             self._wanted.discard(turn)
 
-    def _tell_of_waiting(self) -> None:
-        """Say so when the host wants patience from everybody who views this run."""
+    def _note_waiting(self) -> None:
+        """Notify viewers if the host accepts no requests from any of their credentials for a while."""
         seconds = min((self.turns.closed(credential) for credential in self._accepted()), default=0.0)
         if seconds > 0:
             self.set_trouble(Notice("rate_limited", round(seconds, 1)))
@@ -335,31 +335,31 @@ class Readers:
         return [credential for credential in self._viewers if credential not in self._refused]
 
     def _confirm(self, credential: Credential) -> None:
-        now, before = loop_time(), self._shown.get(credential, -math.inf)
-        if now // NOTED > before // NOTED:
+        now, before = loop_time(), self._shown_at.get(credential, -math.inf)
+        if now // RENEW_EVERY > before // RENEW_EVERY:
             self.rights.renew(credential, self.ref)
         self.troubles.over(self.ref)
         if credential in self._viewers:
-            self._shown[credential] = now
+            self._shown_at[credential] = now
         if self.trouble is not None and self.trouble.code != RECOVERED:
             self.set_trouble(Notice(RECOVERED))
 
     def _refuse(self, credential: Credential, error: GatewayError) -> None:
-        """The host will not show this run to this credential (any more)."""
+        """Note that the host does not show this run to this credential (any more)."""
         self.rights.revoke(credential, self.ref)
         if credential in self._viewers:
             self._refused[credential] = error
             self._withdraw(credential)
-            self.tell()
+            self.notify()
 
     def set_trouble(self, notice: Notice) -> None:
-        """Have every viewer hear why the log is late, or that it goes on."""
+        """Notify every viewer why the log is late, or that it goes on."""
         self.trouble = notice
-        self.tell()
+        self.notify()
 
 
 def _proofs_of(error: GatewayError) -> int:
-    """How often the host must have been well beside this before it is sure that it will not pass."""
+    """How often the host must prove to be well before this error counts as lasting."""
     if isinstance(error, AnswerTooLong):
         return 1
     return 2 if isinstance(error, AnswerCut | UpstreamTimeout) else 4

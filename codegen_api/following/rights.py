@@ -1,7 +1,7 @@
 """Who may see which run, as the host last confirmed it.
 
-A right is a pair: a credential and a run. The log of a run is shared by all who view it; the right to view it is not,
-so each credential is shown to the host once before its first byte, and again and again while it views.
+A right is a pair: a credential and a run. All viewers of a run share its log, but not the right to view it: the host is
+asked with each credential before that gets its first byte, and again and again while it views.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ HELD_BYTES = 16 * 1024 * 1024
 """Bytes of all rights that are held."""
 
 RIGHT_BYTES, VALUE_BYTES = 1000, 60
-"""What a right is charged, and each value in the description of its run, beside the texts: the objects around them."""
+"""Bytes of the objects around the texts: per right, and per value in the description of its run."""
 
 TICK = 0.001
 """Seconds by which a timer may be early: a sum of floats need not reach its own deadline."""
@@ -33,9 +33,9 @@ TICK = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """The host said yes: with which description of the run, and when it was asked (the event loop's time).
+    """The host's permission to see a run, which it described as ``run``. Times are the event loop's.
 
-    ``whole``: the run was asked for, and not a page of its log, which says less of it. ``page`` is that page.
+    ``whole``: the host was asked for the run itself, and not for a ``page`` of its log, which describes it less fully.
     """
 
     run: Run
@@ -46,11 +46,11 @@ class Right:
 
 
 def _size(right: Right) -> int:
-    """What holding this right costs, in bytes, about."""
+    """Memory cost of holding this right, in bytes, roughly."""
     size = RIGHT_BYTES
     waiting: list[object] = [*right.run.fields, *right.run.fields.values()]
     size += VALUE_BYTES * (1 + len(waiting))
-    for part in waiting:  # which grows meanwhile
+    for part in waiting:  # which the loop extends
         if isinstance(part, str):
             size += sys.getsizeof(part)
         elif isinstance(part, dict):
@@ -75,7 +75,7 @@ async def set_within(seconds: float, event: asyncio.Event) -> None:
 
 
 class CommonRights(Protocol):
-    """What the host has said of rights to other instances, by the digest of a credential and the run."""
+    """Rights confirmed or refused to any instance, by the digest of a credential and the run."""
 
     revoked: Callable[[str, RunRef], None]
     """Called when another instance was refused."""
@@ -84,18 +84,18 @@ class CommonRights(Protocol):
         """A right that was confirmed within ``LIFETIME``."""
 
     def keep(self, digest: str, ref: RunRef, right: Right) -> None:
-        """The host has confirmed this one. Waits for nothing."""
+        """Store a right that the host has confirmed. Does not wait."""
 
     def revoke(self, digest: str, ref: RunRef) -> None:
-        """The host has refused. Waits for nothing."""
+        """Remove a right that the host has refused. Does not wait."""
 
 
 @dataclass(eq=False, slots=True)
 class Rights:
-    """The rights that are good now, here and, in ``common``, in other instances. ``get`` gets a run from the host with
-    somebody's own credential.
+    """The rights that are good now, here and, in ``common``, in other instances. ``get`` asks the host for a run with
+    the given credential.
 
-    Each holds a description of its run, and all together ``at_most`` bytes: what was not used for longest goes first.
+    Each holds a description of its run, and all together ``at_most`` bytes: the least recently used goes first.
     """
 
     get: Callable[[Credential, RunRef], Awaitable[Run]]
@@ -115,14 +115,14 @@ class Rights:
         return self._held.get((credential.digest, ref))
 
     def asked_for(self, credential: Credential, ref: RunRef) -> bool:
-        """Whether the host is being asked for this right."""
+        """Whether a request for this right is under way."""
         return (credential.digest, ref) in self._flights
 
     async def require(self, credential: Credential, ref: RunRef) -> Right:
-        """The right of ``credential`` to see ``ref``, with the whole run, held or asked for now, once for all who wait.
+        """The right of ``credential`` to see ``ref``, with the whole run: held, or asked for once for all who wait.
 
         Raises:
-            GatewayError: whatever the host answered instead.
+            GatewayError: the host did not confirm it.
         """
         key = (credential.digest, ref)
         held = self._held.get(key)
@@ -131,14 +131,14 @@ class Rights:
         return await self._flights.share(key, lambda: self._find_or_ask(credential, ref))
 
     async def find(self, credential: Credential, ref: RunRef) -> Right | None:
-        """The right that is good now, here or in another instance. What others hold is not held here as well: it would
-        be good for longer than it is.
+        """The right, if it is good now here or in another instance. One found elsewhere is not held here as well, which
+        would extend its lifetime.
         """
         held = self.held(credential, ref)
         return held if held is not None or self.common is None else await self.common.find(credential.digest, ref)
 
     async def confirmed(self, credential: Credential, ref: RunRef) -> float:
-        """When the host has last confirmed this right to another instance (the event loop's time)."""
+        """When (event loop time) the host last confirmed this right to another instance."""
         found = None if self.common is None else await self.common.find(credential.digest, ref)
         return -math.inf if found is None else found.confirmed
 
@@ -147,8 +147,8 @@ class Rights:
         return found if found is not None and found.whole else await self.ask(credential, ref)
 
     async def ask(self, credential: Credential, ref: RunRef, *, since: float | None = None) -> Right:
-        """The same, asked for now: an answer on its way may be older than what the caller knows. One that was asked for
-        at ``since`` or later will do.
+        """Ask the host now, unless a right was asked for at ``since`` or later. Joins no request that is under way: its
+        answer may be older than what the caller knows.
         """
         held = self._held.get((credential.digest, ref))
         if since is not None and held is not None and held.whole and held.asked >= since:
@@ -156,27 +156,27 @@ class Rights:
         asked = loop_time()
         run = await self.get(credential, ref)
         right = self.grant(credential, run, asked)
-        return right if ref == run.ref else self._hold(credential, right, ref)  # under the name that was used as well
+        return right if ref == run.ref else self._hold(credential, right, ref)  # under the requested name as well
 
     def grant(self, credential: Credential, run: Run, asked: float) -> Right:
-        """The host has shown ``run`` to ``credential``, which was ``asked`` then (the event loop's time)."""
+        """Hold the right: ``asked`` at that time (event loop time), the host has shown ``run`` to ``credential``."""
         return self._hold(credential, Right(run, asked, asked), run.ref)
 
     def grant_by(self, credential: Credential, ref: RunRef, page: LogPage, asked: float) -> Right:
-        """The host has shown the log of ``ref`` to ``credential``."""
+        """Hold the right: the host has shown a ``page`` of the log of ``ref`` to ``credential``."""
         right = Right(page.run, asked, asked, whole=False)
         for name in {ref, page.run.ref}:
             self._hold(credential, right, name)
         return replace(right, page=page)  # which is not kept
 
     def renew(self, credential: Credential, ref: RunRef) -> None:
-        """The host has just shown ``credential`` the log: as good as asking."""
+        """Confirm a held right: the host has just shown the log to ``credential``."""
         right = self._held.get((credential.digest, ref))
         if right is not None:
             self._hold(credential, replace(right, confirmed=loop_time()), ref)
 
     def revoke(self, credential: Credential, ref: RunRef) -> None:
-        """The host has just refused ``credential``."""
+        """Remove the right: the host has just refused ``credential``."""
         self._held.pop((credential.digest, ref), None)
         if self.common is not None:
             self.common.revoke(credential.digest, ref)
@@ -191,7 +191,7 @@ class Rights:
             self.common.keep(credential.digest, ref, right)
         try:
             self._held[credential.digest, ref] = right
-        except ValueError:  # larger than all may be together
+        except ValueError:  # larger than the whole cache
             self._held.pop((credential.digest, ref), None)
         return right
 

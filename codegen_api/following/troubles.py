@@ -1,8 +1,8 @@
-"""Reads that fail: when they are tried again, and what the log says of them.
+"""Reads that fail: when they are tried again, and what is logged about them.
 
-Whether the host is back is found out by one for all who wait for it, soon, however long it was away. And as an outage
-strikes all runs that are followed, at each attempt to read them, what several meet is told for the first of them, when
-it begins, and for the last of them, when it is over.
+One of the waiting reads probes the host for all of them, so a long outage does not delay any of them much. And as an
+outage affects all followed runs, at each attempt to read them, trouble that several share is logged only for the first
+of them, when it begins, and for the last, when it is over.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from codegen_api.telemetry import logger
 T = TypeVar("T")
 
 EVERY = 5.0
-"""Seconds from one question to the next, while the host does not answer."""
+"""Seconds between probes while the host does not answer."""
 
 LONGEST = 7.5
-"""Seconds after which a read that failed is tried again at the latest, where others are answered."""
+"""Maximum seconds until a failed read is tried again while the host answers others."""
 
 SPREAD = 1.0
-"""Seconds over which those come back who have waited for the host together."""
+"""Seconds over which the retries of reads that waited for the host together are spread."""
 
 PROVING = 4
-"""At each so many tries of one entry it is found out whether the host is well otherwise."""
+"""Number of tries of one entry between checks of whether the host is well otherwise."""
 
 SELDOM = 60.0
-"""Seconds in which one thing that comes and goes is told once."""
+"""Seconds in which trouble that comes and goes is logged once."""
 
 
 class Outage:
-    """Those whose reads have failed, and who wait until the host answers somebody."""
+    """The reads that have failed and wait until the host answers any of them."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
@@ -51,8 +51,8 @@ class Outage:
                 waiting.set_result(None)
 
     async def over(self, ask: Callable[[], Awaitable[bool]]) -> None:
-        """Until the host has answered somebody. It is asked by those who wait in turn, one at a time; ``ask`` says
-        whether it answered, and takes less than ``EVERY`` for it.
+        """Wait until the host has answered any read. Those who wait ask it in turn, one at a time: ``ask`` returns
+        whether it answered, in less than ``EVERY``.
         """
         if not self._waiting:
             self._asked = loop_time()  # it was asked just now, in vain
@@ -80,15 +80,15 @@ class Outage:
 
 @dataclass(eq=False, slots=True)
 class ReadTrouble:
-    """One read that fails, again and again: when to try it next. ``is_back`` asks the host for next to nothing.
+    """One read that keeps failing: when to try it next. ``is_back`` probes the host with a cheap request.
 
-    When the host answers others, it is tried at once, and then it has a pace of its own.
+    When the host answers others, the read is tried at once, and from then on at a pace of its own.
     """
 
     outage: Outage
     is_back: Callable[[], Awaitable[bool]]
     proofs: int = 0
-    """How often in a row the host was seen well after it has failed to give this."""
+    """How often in a row the host proved to be well after this read had failed."""
     _patience: Patience = field(default_factory=Patience)
     _delay: float = 0.0
     _alone: bool = False
@@ -97,19 +97,19 @@ class ReadTrouble:
 
     @property
     def to_be_proven(self) -> bool:
-        """Whether to find out if the host is well otherwise: soon, and now and then while it goes on."""
+        """Whether to check if the host is well otherwise: soon, and at times while the failures go on."""
         return self.proofs > 0 or self._tries == 1 or (self._alone and self._tries % PROVING == 1)
 
     def met(self, error: GatewayError) -> float:
-        """It failed like this: in how many seconds it is tried again, if not before."""
+        """Note a failure; returns the maximum seconds until the next try."""
         self._delay = self._patience.next(error.retry_after)
         if self._over is None and not self._alone and error.retry_after is None:
             self._over = asyncio.ensure_future(self.outage.over(self.is_back))
         return self._delay if self._over is None else min(self._delay, EVERY)
 
     async def passed(self, *, at_once: bool = False) -> bool:
-        """Until it is to be tried again; whether that is because the host has answered somebody. ``at_once``: the first
-        failure has taken long enough.
+        """Wait until the next try is due; returns whether that is because the host has answered another read.
+        ``at_once``: do not wait after the first failure, which took long enough.
         """
         self._tries += 1
         if at_once and self._tries == 1:
@@ -140,7 +140,7 @@ class ReadTrouble:
             await asyncio.wait({self._over})
 
     async def settle(self) -> bool:
-        """Whether the host has answered somebody: then it is time to try again."""
+        """Whether the host has answered another read, so that it is time to try again."""
         if self._over is None or not self._over.done():
             return False
         self._over.result()
@@ -153,12 +153,12 @@ class ReadTrouble:
 @dataclass(slots=True)
 class _KnownTrouble:
     since: float
-    told: bool
+    logged: bool
     runs: set[RunRef] = field(default_factory=set)
 
 
 class Troubles:
-    """The runs that cannot be read just now, by what the first attempt met. ``name`` is what of a run is read."""
+    """The runs that cannot be read just now, by reason. ``name`` returns what is being read of a run."""
 
     def __init__(
         self,
@@ -170,32 +170,32 @@ class Troubles:
         self._name = name
         self._met: dict[RunRef, str] = {}
         self._now: dict[str, _KnownTrouble] = {}
-        self._told: TTLCache[str, bool] = TTLCache(100, SELDOM, timer=clock)
+        self._logged: TTLCache[str, bool] = TTLCache(100, SELDOM, timer=clock)
 
     def met(self, ref: RunRef, reason: str) -> None:
-        """An attempt to read this run has failed."""
+        """Note that an attempt to read this run has failed."""
         if ref in self._met:
             return
         self._met[ref] = reason
         if reason not in self._now:
-            self._now[reason] = _KnownTrouble(self._clock(), reason not in self._told)
-            if reason not in self._told:
-                self._told[reason] = True
+            self._now[reason] = _KnownTrouble(self._clock(), reason not in self._logged)
+            if reason not in self._logged:
+                self._logged[reason] = True
                 logger.warning("%s is late, and is asked for again: %s", self._name(ref), reason)
         self._now[reason].runs.add(ref)
 
     def over(self, ref: RunRef) -> None:
-        """This run has been read."""
+        """Note that this run has been read."""
         trouble = self._left(ref)
-        if trouble is not None and trouble.told:
+        if trouble is not None and trouble.logged:
             logger.info("%s goes on, after %.0f s", self._name(ref), self._clock() - trouble.since)
 
     def gone(self, ref: RunRef) -> None:
-        """Nobody wants to read this run any more."""
+        """Note that nobody wants to read this run any more."""
         self._left(ref)
 
     def _left(self, ref: RunRef) -> _KnownTrouble | None:
-        """What is over for all who met it, now that this run does not meet it any more."""
+        """Remove this run; returns the trouble that is thereby over for all runs."""
         reason = self._met.pop(ref, None)
         if reason is None:
             return None
