@@ -1,4 +1,4 @@
-"""The caller's identity, and the organizations, users and repositories that the host shows them."""
+"""The caller's identity, and the organizations, users and repositories that the host shows to the caller."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,8 +32,8 @@ class Accounts:
         """The caller, as the host knows them or, for a shared caller, as their authority does."""
         if not caller.shared:
             return await self.identify(caller.credential)
-        who, scopes = caller.principal, sorted(caller.scopes)
-        return User(who.user, {"id": who.user, "authority": who.authority, "scopes": scopes})
+        principal, scopes = caller.principal, sorted(caller.scopes)
+        return User(principal.user, {"id": principal.user, "authority": principal.authority, "scopes": scopes})
 
     async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
         """The organizations that the caller may use."""

@@ -24,7 +24,7 @@ class Reads:
     portions: Portions
     take: Callable[[Credential], Awaitable[None]]
     on_description: Callable[[Run, float], None] = lambda *_: None
-    """Called with each run that was asked for, and when that was (event loop time)."""
+    """Called with each run that was read, and when (event loop time) the host was asked for it."""
     _writes: int = 0
     _flights: Singleflight[tuple[int, Hashable], object] = field(default_factory=Singleflight)
 
@@ -52,7 +52,7 @@ class Reads:
                 in_pieces=tries,
             )
 
-        # counted from the end, the same offset is another entry as soon as the log grows
+        # counted from the end, an offset means another entry as soon as the log grows
         portion = self.portions.of((ref, newest_first), fixed=not newest_first)
         portion.size = min(portion.size, self.portions.of((ref, not newest_first), fixed=newest_first).size)
         return await page_of(proven(read), after, limit, portion, lambda: self.upstream.placeholder(ref))
@@ -65,7 +65,7 @@ class Reads:
         skip: int,
         limit: int,
     ) -> Listing[T]:
-        """A stretch of the list that this ``key`` stands for, of which ``read`` reads so many from a place on."""
+        """A stretch of a list. ``key`` names the list, ``read`` reads an amount of its items from a place on."""
 
         def reading(start: int, amount: int, tries: int) -> Awaitable[Listing[T]]:
             return self.one(credential, lambda: read(start, amount), in_pieces=tries)
@@ -73,18 +73,18 @@ class Reads:
         return await listing_of(proven(reading), skip, limit, self.portions.of(key))
 
     async def share(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
-        """The answer to ``read``, once for all who ask for the same (``key``) at the same time."""
+        """The answer to ``read``, shared by all who ask with the same ``key`` at the same time."""
         return cast("T", await self._flights.share((self._writes, key), read))
 
     def written(self) -> None:
-        """The host may have been changed: what was begun before answers nobody who comes now."""
+        """Note a write: reads that began before it must not be shared with callers who ask after it."""
         self._writes += 1
 
     async def aclose(self) -> None:
         await self._flights.aclose()
 
     async def one(self, credential: Credential, read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
-        """The answer to ``read``, as ``with_retries``, within the host's rate limit."""
+        """The answer to ``read``, with retries as in ``with_retries``, within the host's rate limit."""
 
         async def when_permitted() -> T:
             await self.take(credential)
@@ -103,9 +103,9 @@ async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) 
     """
     try:
         return await read()
-    except Exception as error:  # whatever it is: may_pass decides
+    except Exception as error:  # may_pass decides which are retried
         failure: Exception | None = error
-    # only now, because the rest costs more than all of a read, and nearly every read succeeds at once
+    # only now, because what follows costs more than a whole read, and nearly every read succeeds at once
     tries = 0
 
     def may_pass(error: Exception) -> bool:
@@ -124,7 +124,7 @@ async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) 
             raise first
         return await read()
 
-    import stamina  # noqa: PLC0415 - on demand, too
+    import stamina  # noqa: PLC0415 - on demand, for the same reason
 
     caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
     return await caller(may_pass, repeat)
@@ -132,7 +132,7 @@ async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) 
 
 @contextmanager
 def preceding_write() -> Iterator[None]:
-    """For the reads that precede a write: if they fail, the write surely was not attempted."""
+    """Mark failures of reads that precede a write: the write was surely not attempted."""
     try:
         yield
     except UpstreamFailure as error:

@@ -1,7 +1,7 @@
 """Who owns a run, where the host cannot tell because all callers share the deployment's token.
 
 The owner is written into the run when it is created, as a keyed mark: only holders of the secret key can make it, and
-to others it does not reveal the user. Without the key anybody with access to the host's account could claim runs.
+it reveals the user to nobody else. Without the key, anybody with access to the host's account could claim runs.
 Adapters keep marks where clients can neither see nor set them.
 """
 
@@ -92,7 +92,7 @@ class Ownership:
         """
         Raises:
             NotFound: the run is not visible to this caller.
-            InsufficientScope: it is, but the caller may do no more than see it.
+            InsufficientScope: the caller may see it, but no more.
         """
         if self._allows(caller, owner_record, scope):
             return
@@ -141,11 +141,10 @@ def _round(key: bytes, turn: int, half: int) -> int:
 
 @contextmanager
 def on_behalf_of(caller: Caller, *, of_a_run: bool = True) -> Iterator[None]:
-    """Translate what the host says to the deployment's own token.
+    """Translate the host's errors for a shared caller, and count requests in the context as this caller's.
 
-    Its refusal of that token is the gateway's problem, not the caller's. A run that the host does not have or
-    (``of_a_run``) does not show must look like one that belongs to somebody else, or callers could probe for runs of
-    others. Requests made inside count as made for this caller.
+    A refusal of the deployment's own token is the gateway's problem, not the caller's. A run that the host does not
+    have or (``of_a_run``) does not show must look like somebody else's run, or callers could probe for those.
     """
     asker.set(caller)  # never reset: this context serves only this request
     try:

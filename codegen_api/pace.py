@@ -30,13 +30,13 @@ BRISK = 1.0
 """The same while the run is under way and the budget has room."""
 
 QUIET_SHARE = 0.125
-"""Fraction of what reading has left that a log without news may use: at 60 requests a minute what ``SLOW`` takes."""
+"""Fraction of the reads left that one log without news may use: at 60 requests a minute, one read per ``SLOW``."""
 
 CROWD = 0.002
-"""And at least so many for each run that is followed here: looking for news must not fill the process."""
+"""Minimum seconds between reads without news, per followed run: looking for news must not fill the process."""
 
 TOLD = 5.0
-"""At least so many seconds lie between reads without news, while the host tells of news by itself."""
+"""Minimum seconds between reads without news while the host tells of news by itself."""
 
 RESTING = 20.0
 """Seconds between reads of a run that waits for a human."""
@@ -80,7 +80,7 @@ class Cadence:
 
     def next(self, *, news: bool, resting: bool = False, room: float = math.inf, runs: int = 1) -> float:
         """Seconds until the next read. ``news``: the last read found some. ``resting``: the run waits for a human.
-        ``room``: the budget has room for a read without news each so many seconds. ``runs`` are followed here.
+        ``room``: seconds between reads without news for which the budget has room. ``runs``: followed here.
         """
         if news:
             self._delay = self.fast
@@ -128,8 +128,8 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class BudgetStanding:
-    """How all instances together stand: ``wait`` seconds until the read may begin that was wanted, infinite if that
-    depends on an answer; requests and reads in the window and under way; the estimate of the limit, and for how long
+    """A budget shared by all instances: ``wait`` seconds until the wanted read may begin, infinite if that depends on
+    an outstanding answer; requests and reads in the window and under way; the estimate of the limit; and for how long
     the host accepts nothing.
     """
 
@@ -147,8 +147,8 @@ class Budget:
     moment of its answer, which is never earlier than the host's own count: counted from the start, a slow request would
     leave our window while still in the host's, and the next read would earn a 429.
 
-    Only reading asks for permission (``wait``, ``begin``, ``finish``). Everything else just reports itself (``asking``,
-    ``asked``) and is never delayed: a caller's request must not queue behind reads in the background.
+    Only reads ask for permission (``wait``, ``begin``, ``finish``). All other requests are only reported (``asking``,
+    ``asked``) and never delayed: a caller's request must not queue behind reads in the background.
 
     A 429 lowers the estimate of the limit. The estimate recovers with time alone, not with successful reads: while
     other requests use up what is believed to be left, no read would ever get to prove that the host allows more. What
@@ -161,7 +161,7 @@ class Budget:
         self._cost = cost
         self._whole = self._limit = self._allowed = self._learned = max(limit, 1.0)
         self._patience = Patience(first=10.0, longest=60.0, chance=chance)
-        self._all: deque[float] = deque(maxlen=int(self._whole) + cost)  # which say when there is room again
+        self._all: deque[float] = deque(maxlen=int(self._whole) + cost)  # they say when there is room again
         self._reads: deque[float] = deque()
         self._asking = self._reading = self._promised = 0
         self._began = -math.inf
@@ -169,7 +169,7 @@ class Budget:
         self._closed_until = -math.inf
         self._learned_at = -math.inf
         self._told_left, self._told_until = math.inf, -math.inf
-        # what other instances have asked, as it was known then
+        # requests and reads of other instances, as known at that time
         self._beside, self._read_beside, self._beside_at = 0, 0, -math.inf
 
     def asking(self) -> None:
@@ -258,13 +258,13 @@ class Budget:
         self._closed_until = now + all_of_them.closed
 
     def divide(self, among: int, now: float) -> None:
-        """Until ``unite``, take one of so many equal parts of the limit, and know nothing of the others.
+        """Until ``unite``, keep to one of so many equal parts of the limit, without knowledge of the others.
 
-        What all have read in the last minute counts as if each had read its part, evenly.
+        The reads of the last minute count as if each part had been used up, evenly.
         """
         self._beside = self._read_beside = 0
         if among == 1:
-            return  # all that is known is our own
+            return  # there are no others
         part = self._whole / among
         self._learned = self._allowed = max(1.0, min(part, self.allowed(now) * part / self._limit))
         self._limit, self._learned_at = max(1.0, part), now
@@ -287,12 +287,12 @@ class Budget:
         return 0.0 if self.closed(now) else max(0.0, self._left() / self._cost)
 
     def quiet(self, now: float) -> float:
-        """Seconds between reads of one log without news that there is room for; infinite if there is none."""
+        """Seconds between reads of one log without news for which there is room; infinite if there is none."""
         left = QUIET_SHARE * self.left(now)
         return WINDOW / left if left else math.inf
 
     def unspent(self, now: float) -> float:
-        """Which share of the limit is left, from 0 to 1."""
+        """The share of the limit that is left, from 0 to 1."""
         self._expire(now)
         told = self._told_left if now < self._told_until else math.inf
         left = min(self._allowed - len(self._all) - self._under_way - self._beside, told)
@@ -324,12 +324,12 @@ class Budget:
 
     @property
     def _burst(self) -> float:
-        """Seconds that evenly spaced reads would take for what may be read at once."""
+        """Seconds that the reads allowed at once would take if evenly spaced."""
         return self._cap(BURST) * self.gap / self._cost
 
     @property
     def _under_way(self) -> int:
-        """Requests without an answer; of reads, those that may follow as well."""
+        """Requests without an answer, including those that the reads under way may still send."""
         return self._asking + self._promised + (self._cost - 1) * self._reading
 
     def idle(self, now: float) -> bool:
@@ -346,9 +346,9 @@ class Budget:
     def _scarcity(self, now: float) -> float:
         """Seconds to wait because of what the host said is left.
 
-        It counts what others ask with the same token as well, so it may be less than our own count says. It is out of
-        date as soon as it is said: what is under way comes off it. A little is left to callers who wait for an answer,
-        the less the sooner there is more, or the last requests of a window would never be used.
+        The host also counts requests of others with the same token, so that may be less than our own count says. It is
+        outdated as soon as it is said: requests under way come off it. Some requests are left to waiting callers, fewer
+        as the window's end comes closer, or the last requests of a window would never be used.
         """
         remains, under_way = self._told_until - now, self._under_way
         reserve = self._allowed * RESERVE * min(1.0, max(remains, 0.0) / WINDOW)
@@ -360,24 +360,24 @@ class Budget:
     def _pace(self, waiting: int) -> float:
         """When the next read may begin so that the remaining budget lasts until the window moves on.
 
-        The host counts in a sliding window, so requests that were made at once come back at once, a minute later: if
+        The host counts in a sliding window, so requests made at once become free again at once, a minute later: if
         reading used up all of them, news would be a minute late. So after a quiet time a quarter may be used at once,
-        for opening a log; from then on reads keep an even pace that can last for ever. When little is left even so,
-        because callers took more than their part, it is spread over the time until the window moves on.
+        for opening a log; from then on reads keep an even pace that can last for ever. If little is left even so,
+        because callers used more than their part, it is spread over the time until the window moves on.
         """
         even = self._even - self._burst
         scarce = self._left() < max(self._cost * waiting, self._cap(BURST))
         return max(even, self._began + self._share(self._began)) if scarce else even
 
     def _share(self, since: float) -> float:
-        """Time from ``since`` until the window moves on, per read that has to fit in."""
+        """Seconds from ``since`` until the window moves on, per read that must fit in."""
         left = self._left()
         reads_left = self._cap(READ_SHARE) - len(self._reads) - self._cost * self._reading
         scarce = self._reads if reads_left <= left else self._all
         return (scarce[0] + WINDOW - since) / (max(left, 0) / self._cost + 1) if scarce and since > -math.inf else 0.0
 
     def _cap(self, part: float) -> int:
-        """Of the estimate, in requests; never so few that nothing could be read."""
+        """A part of the estimate, in requests; at least the cost of one read."""
         return max(self._cost, int(self._allowed * part))
 
     def _expire(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Lists of runs: filtered by what the host cannot filter by, and of a caller's own runs where callers share a token."""
+"""Lists of runs: with filters that the host lacks, and of a caller's own runs where callers share a token."""
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,8 +48,8 @@ _UNKNOWN: IndexEntry = (RunRef("", ""), None)
 @dataclass(frozen=True, slots=True)
 class FoundRuns:
     """Runs from a list. ``next_skip`` says where to continue; None at the end. ``searched``: they were found by a
-    search. ``unseen``: some runs on the way could not be read. ``asked``: when (event loop time) the host was first
-    asked for one of the pages that were searched for own runs.
+    search. ``unseen``: some runs on the way could not be read. ``asked``: when (event loop time) the host was asked for
+    the first of the pages that were searched for the caller's own runs.
     """
 
     listing: Listing[Run]
@@ -88,8 +88,8 @@ class RunIndex:
         self._complete = False  # the known part reaches the end of the list
 
     def add_page(self, place: int, listing: Listing[Run]) -> bool:
-        """Update the index with a page read from ``place`` on. False if the list is a different one there: runs were
-        removed before it, so that what the index said of later places was wrong.
+        """Update the index with a page read from ``place`` on. False if the list differs there: runs before it were
+        removed, so that the index was wrong about later places.
         """
         read = [(run.ref, self._owner_of(run)) for run in listing.items]
         for gap in listing.gaps:
@@ -143,9 +143,9 @@ class RunIndex:
 class Bookmark:
     """A position in a list that is newest first: behind the run of this ``number``, which stands for its id.
 
-    Places shift while others start and remove runs, so ``place`` only says where to begin looking for that run. Where
-    ids are no numbers that grow, that is all there is: a run that is not found there, nor a hundred places before, is
-    taken to be gone, and what is there may come again.
+    Places shift while others start and remove runs, so ``place`` only says where to begin looking for that run. Unless
+    ids are growing numbers, nothing else helps: a run that is found neither there nor a hundred places before counts as
+    gone, and runs may then be listed twice.
     """
 
     def __init__(self, number: int, place: int) -> None:
@@ -168,19 +168,19 @@ class Bookmark:
         return Bookmark(_number(ref) if self.precedes(ref) else self.number, place)
 
     def precedes(self, ref: RunRef) -> bool:
-        """Whether this run lies behind the bookmark. To be asked of each run in list order."""
+        """Whether this run lies behind the bookmark. Call it for each run in list order."""
         met, self._met = self._met, self._met or self.number == _number(ref)
         return met or self.older(ref)
 
     def arrive(self, refs: Sequence[RunRef], place: int) -> None:
-        """These are read now, from this place on."""
+        """Note that a page with these runs was read from ``place`` on."""
         if self._met or all(ref.id.isdecimal() for ref in refs):
             return
         before, self._missing = self._missing, self.number not in map(_number, refs)
         self._met = self._missing and (before or place == 0)
 
     def overshot(self, page: Listing[Run]) -> bool:
-        """Whether the run is to be looked for before this page, the last that was read."""
+        """Whether the bookmark's run lies before this page, the last one read."""
         return (self._missing and not self._met) or (self.older(page.items[0].ref) if page.items else not page.length)
 
     def older(self, ref: RunRef) -> bool:
@@ -219,7 +219,7 @@ async def search(
     ``overshot`` says of a page whether the target lies before it: the search then steps back first.
     """
     found: list[Run] = []
-    met: set[RunRef] = set()  # a run that newer ones push onto the next page comes twice
+    met: set[RunRef] = set()  # newer runs may push a run onto the next page, where it is read again
     last: tuple[RunRef, int] | None = None
     unseen, step_back = False, FIRST_STEP_BACK
     on: int | None = place
@@ -256,7 +256,7 @@ def has_status(run: Run, wanted: str) -> bool:
 
 
 class RunLists:
-    """Lists runs. Where callers share a token and the host lists everybody's, owners are indexed once for all."""
+    """Lists runs. Where callers share a token and the host lists everybody's runs, one index serves all of them."""
 
     def __init__(self, reads: Reads, ownership: Ownership, page_size: int) -> None:
         self._reads = reads
@@ -274,7 +274,7 @@ class RunLists:
         status: str | None,
         front: Listing[Run] | None = None,
     ) -> FoundRuns:
-        """As ``Gateway.list``. ``front`` is the first page of the host's list where it need not be read."""
+        """As ``Gateway.list``. ``front`` is the first page of the host's list, if it was read already."""
         if caller.shared and only.user_id == str(caller.principal.number):
             caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
         if caller.shared and READ + ALL not in caller.scopes:
@@ -313,7 +313,7 @@ class RunLists:
                 listing = front
             else:
                 began, listing = await self._reads.share(("runs", key, place), lambda: page(place))
-                asked = min(asked, began)  # by whom it was begun
+                asked = min(asked, began)  # a shared read may have begun earlier
             fits, pages = index.add_page(place, listing) and fits, pages - listing.pieces
             mark.arrive([run.ref for run in listing.items], place)
             return listing
@@ -322,7 +322,7 @@ class RunLists:
             behind = mark.precedes(run.ref)  # must be called for every run
             return behind and self._ownership.may_list(caller, run) and (status is None or has_status(run, status))
 
-        for _ in range(2):  # by the index, and if that led past some, without
+        for _ in range(2):  # again if the index has turned out wrong and led past some runs
             mark = ListStart() if sealed is None else Bookmark.decode(sealed)
             found = await search(
                 read,

@@ -1,8 +1,8 @@
-"""One viewer's view of a feed: which runs it is of, and with which descriptions they have them.
+"""One viewer's view of a feed: which runs it has, and which descriptions the viewer has of them.
 
-It promises the runs as they are now: whoever takes the updates as they come, and forgets what they say is removed, has
-each run of the feed with its latest description, however often they leave and come back, to whichever process. A viewer
-never gets an older description than they have: one who has what was never seen here waits for the next list.
+It promises the runs as they are now: a client that applies the updates in order has each run of the feed with its
+latest description, however often it reconnects, and to whichever process. A viewer never gets an older description than
+they have: one who returns with a description that was never seen here waits for the next list.
 """
 
 import re
@@ -20,7 +20,7 @@ from codegen_api.runs import Json, Run, RunRef
 from codegen_api.upstreams import Listing
 
 MOST_RUNS = 100
-"""A feed is of so many runs at most, for one viewer."""
+"""Maximum number of runs in one viewer's feed."""
 
 _MARK = re.compile("[A-Za-z0-9_-]{8}", re.ASCII)
 _POSITION = re.compile(f"0|(?:{_MARK.pattern}){{1,{MOST_RUNS}}}", re.ASCII)
@@ -28,7 +28,7 @@ _POSITION = re.compile(f"0|(?:{_MARK.pattern}){{1,{MOST_RUNS}}}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FeedPosition:
-    """Which runs a viewer has, with which descriptions: the ``Described.mark`` of each."""
+    """The runs that a viewer has, with their descriptions: the ``Described.mark`` of each."""
 
     marks: tuple[str, ...] = ()
 
@@ -48,7 +48,7 @@ class FeedPosition:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The first word: these are the runs of the feed, newest first, by the host's ids. Others are to be forgotten."""
+    """The first update: the host's ids of all runs in the feed, newest first. The viewer forgets all others."""
 
     ids: tuple[Json, ...]
     position: FeedPosition
@@ -72,7 +72,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class FeedLeaving:
-    """The gateway ends this stream: come back with ``position``."""
+    """The gateway ends this stream: reconnect with ``position``."""
 
     position: FeedPosition
 
@@ -85,10 +85,10 @@ Search: TypeAlias = Callable[[Listing[Run]], Awaitable[tuple[Sequence[Run], bool
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which runs a viewer's feed is of: those ``named``, or else the newest ``limit``; of these, the ``visible`` ones.
+    """The runs of a viewer's feed: those ``named``, or else the newest ``limit``; of these, the ``visible`` ones.
 
-    ``search`` finds the newest of them, as there may be too few in the front of the host's list, which it is given, and
-    says whether there may be more, and when the host was asked for others. If it is None, they are all in the front.
+    ``search`` is given the front of the host's list, which may have too few visible runs. It returns the newest visible
+    ones, whether there may be more, and when the host was asked for others. None: all are in the front.
     """
 
     named: tuple[RunRef, ...] | None
@@ -99,8 +99,8 @@ class Choice:
 
 @dataclass(eq=False, slots=True)
 class FeedViewer:
-    """Somebody who looks at ``feed``, and ``had`` these runs when they ``came`` (event loop time). ``line``: seconds
-    until the host may be asked for more.
+    """One viewer of ``feed``, who ``joined`` (event loop time) with the runs that they ``had``. ``delay``: the expected
+    wait in seconds until the host may be asked for more.
     """
 
     feed: Feed
@@ -108,12 +108,12 @@ class FeedViewer:
     had: FeedPosition
     patrol: Patrol
     attendant: Attendant
-    came: float
-    line: float
+    joined: float
+    delay: float
     _has: dict[RunRef, tuple[str, Json]] = field(default_factory=dict)  # the mark of the description, and the host's id
     _window: dict[RunRef, None] = field(default_factory=dict)
-    _front: dict[RunRef, None] | None = None  # that from which the window was made
-    _searched: int | None = None  # in which generation of the list
+    _front: dict[RunRef, None] | None = None  # the one that the window was made from
+    _searched: int | None = None  # the generation of the list
     _more: bool = False  # the search has left some behind
     _version: int | None = None
 
@@ -124,14 +124,14 @@ class FeedViewer:
         return self._window if self.choice.named is not None or self.choice.search is not None else ()
 
     async def updates(self) -> AsyncGenerator[FeedUpdate, None]:
-        """What this viewer is to be told, as it happens.
+        """Updates for this viewer, as they happen.
 
         Raises:
-            GatewayError: the host refuses to show the list, or the reading of it broke down.
+            GatewayError: the host refuses to show the list, or reading it failed for good.
         """
-        feed, readers, came, patrol = self.feed, self.feed.readers, self.came, self.patrol
-        silent_since, trouble = came, readers.trouble
-        told = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
+        feed, readers, joined, patrol = self.feed, self.feed.readers, self.joined, self.patrol
+        silent_since, trouble = joined, readers.trouble
+        last_notice = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
         waits = listed = False
         while True:
             self.attendant.poked.clear()
@@ -139,14 +139,14 @@ class FeedViewer:
             if fault is not None:
                 raise fault
             now = loop_time()
-            if self.attendant.leaving.is_set() or now >= came + patrol.max_age - TICK:
+            if self.attendant.leaving.is_set() or now >= joined + patrol.max_age - TICK:
                 yield FeedLeaving(self._position if listed else self.had)
                 return
-            known, trouble = feed.asked >= came - LIFETIME, readers.trouble
-            news = None if trouble is told else trouble
-            if (news or waits) if known else ((news or not waits) and now >= came + MOMENT - TICK):
-                told, waits, silent_since = trouble, not known, now
-                yield news or (Notice(RECOVERED) if known else Notice("rate_limited", round(self.line, 1)))
+            known, trouble = feed.asked >= joined - LIFETIME, readers.trouble
+            news = None if trouble is last_notice else trouble
+            if (news or waits) if known else ((news or not waits) and now >= joined + MOMENT - TICK):
+                last_notice, waits, silent_since = trouble, not known, now
+                yield news or (Notice(RECOVERED) if known else Notice("rate_limited", round(self.delay, 1)))
                 continue
             if known and not (listed and self._is_current):
                 await self._look()
@@ -156,12 +156,12 @@ class FeedViewer:
                 for update in self._changes() if listed else ():
                     yield update
                     silent_since = loop_time()
-            late = known and not listed and self._may_be_ahead and silent_since == came  # it begins without a word
+            late = known and not listed and self._may_be_ahead and silent_since == joined  # let the stream begin
             if late or now >= silent_since + patrol.heartbeat - TICK:
                 silent_since = loop_time()
                 yield Quiet()
-            until = min(silent_since + patrol.heartbeat, came + patrol.max_age)
-            until = until if listed or now >= came + MOMENT - TICK else min(until, came + MOMENT)
+            until = min(silent_since + patrol.heartbeat, joined + patrol.max_age)
+            until = until if listed or now >= joined + MOMENT - TICK else min(until, joined + MOMENT)
             await set_within(max(0.0, until - loop_time()), self.attendant.poked)
 
     @property
@@ -170,7 +170,7 @@ class FeedViewer:
 
     @property
     def _is_current(self) -> bool:
-        """Whether nothing is different from when it was looked at last."""
+        """Whether nothing has changed since the last look."""
         return self._version == self.feed.version and self._front is self.feed.front and self._is_searched
 
     @property
@@ -179,12 +179,12 @@ class FeedViewer:
 
     @property
     def _may_be_ahead(self) -> bool:
-        """Whether they have what was not seen here, and the list that is known may be older than that."""
-        return self.feed.asked < self.came and not all(map(self.feed.knows, self.had.marks))
+        """Whether the viewer has a description not seen here, which may be newer than the list."""
+        return self.feed.asked < self.joined and not all(map(self.feed.knows, self.had.marks))
 
     def _has_looked(self, now: float) -> bool:
-        """Whether all that they named was looked for, unless that takes long."""
-        return now >= self.came + MOMENT - TICK or self.feed.looked_for(self.choice.named or ())
+        """Whether all named runs were looked for, or that has taken too long."""
+        return now >= self.joined + MOMENT - TICK or self.feed.looked_for(self.choice.named or ())
 
     def _begin(self) -> Listed:
         runs = [(ref, described) for ref in self._window if (described := self._described(ref)) is not None]
@@ -193,7 +193,7 @@ class FeedViewer:
         return Listed(tuple(_id_of(each.run) for _, each in runs), self._position)
 
     def _changes(self) -> Iterator[FeedUpdate]:
-        """What is different from what they have. It may take them a while to take it, so each is looked at late."""
+        """Changes since the viewer's last update. They may be slow, so each run is looked up when its turn comes."""
         changed = None if self._version is None else self.feed.changed(self._version)
         self._version = self.feed.version
         for ref in [ref for ref in self._has if ref not in self._window or self.feed.gone(ref)]:
@@ -206,17 +206,17 @@ class FeedViewer:
                 yield Shown(described, self._position)
 
     def _described(self, ref: RunRef) -> Described | None:
-        """The run as it is now, if that may be told them."""
+        """The run as it is now; None if this viewer may not be shown it."""
         described = None if self.feed.gone(ref) else self.feed.described(ref)
         if described is None or ref in self._has or self.choice.named is None:
             return described
-        if described.shown < self.came - LIFETIME:
+        if described.shown < self.joined - LIFETIME:
             self.feed.look_soon(ref)
             return None
         return described if self.choice.visible(described.run) else None
 
     async def _look(self) -> None:
-        """See which runs are the newest now."""
+        """Update the window to the runs that are the newest now."""
         if self.choice.named is not None:
             self._front = self.feed.front
             return
@@ -238,12 +238,12 @@ class FeedViewer:
         except (Unavailable, UpstreamFailure):
             if self._searched is None:
                 raise
-            return  # at the next occasion, then
+            return  # tried again at the next look
         feed.found((run for run in runs if run.ref not in feed.front), asked)
         self._window, self._searched = dict.fromkeys(run.ref for run in runs), generation
 
     def _merge(self) -> None:
-        """Have what is new in the front of the list before what was there, and no more than they want."""
+        """Put what is new in the front of the list before the old runs of the window, up to the limit."""
         feed, limit = self.feed, self.choice.limit
         whole = self.choice.search is None or feed.listing.at_end
         old = [ref for ref in self._window if feed.lists(ref) or not (whole or feed.gone(ref))]
@@ -262,7 +262,7 @@ def _id_of(run: Run) -> Json:
 
 
 def _merged(old: Sequence[RunRef], new: Sequence[RunRef]) -> list[RunRef]:
-    """``new``, with those of ``old`` that it lacks, each before the one that it preceded."""
+    """``new``, with the runs of ``old`` that it lacks, each before the one that it preceded."""
     present, before, lacking = frozenset(new), dict[RunRef, list[RunRef]](), list[RunRef]()
     for ref in old:
         if ref in present:

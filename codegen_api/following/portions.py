@@ -1,10 +1,9 @@
 """Reading a log or a list in pieces, as large as the host gives them.
 
-A host may give fewer entries than it was asked for, and may fail to give as many: its answer is too long, breaks off on
-the way, does not come in time, or is any error that it, or what stands before it, answers then. So what a short page
-leaves is asked for next, until the host says that this was the end; and of what could not be had half as much is asked
-for, down to a single one, which then is left out. An error alone may as well mean that the host is down: less is asked
-for when it has given a single one at the same place.
+A host may give fewer entries than it was asked for: the rest is asked for next, until the host says that this was the
+end. Or it may fail to give as many: its answer is too long, breaks off, comes too late, or is any error of the host or
+a proxy. Then half as much is asked for, down to a single entry, which is left out if it fails, too. As an error may
+also mean that the host is down, less is asked for only after the host has given a single entry at the same place.
 """
 
 import asyncio
@@ -31,36 +30,36 @@ from codegen_api.upstreams import Listing
 T = TypeVar("T")
 
 AT_MOST = 10
-"""How many pieces are read at most for one answer to a client, who then is told where to go on; those not counted after
-which it was known that less must be asked for.
+"""Maximum pieces read for one answer to a client, which says where to go on. A piece after which less must be asked for
+is not counted.
 """
 
 LONG_ENOUGH = 20.0
-"""Seconds after which no other piece is begun for such an answer."""
+"""Seconds after which no further piece is begun for such an answer."""
 
 MOMENT = 0.1
-"""Seconds after which a host is asked again that has failed."""
+"""Seconds after which a host that has failed is asked again."""
 
 AT_ONCE = 5.0
-"""Seconds within which a host that is well gives a single entry, when it took too long for more."""
+"""Seconds within which a healthy host gives a single entry, after it took too long for more."""
 
 STEADY = 4
-"""After so many pieces that came, twice as much is asked for."""
+"""Number of successful pieces after which twice as much is asked for."""
 
 LESS_STEADY = 64
-"""The same at most, where that was too much again and again."""
+"""Maximum of that number, where twice as much was too much again and again."""
 
 REMEMBERED = 600.0
-"""Seconds for which it is known how much can be had at once."""
+"""Seconds for which the size of a portion is remembered."""
 
 GIVEN_UP = 60.0
-"""Seconds for which an entry that cannot be had is not asked for again."""
+"""Seconds for which an unreadable entry is not asked for again."""
 
 MISSING = 1000
-"""So many such entries are remembered of one log."""
+"""Maximum unreadable entries remembered per log."""
 
 BEYOND = 10_000
-"""So far ahead of what cannot be had there should be nothing, and nothing can be had from any host that is well."""
+"""Distance behind an unreadable entry at which there should be none: a healthy host answers there with nothing."""
 
 
 class _Found(Protocol):
@@ -75,8 +74,8 @@ F = TypeVar("F", bound=_Found)
 
 
 def may_be_too_much(error: GatewayError) -> bool:
-    """Whether that may have been because too much was asked for. Not where the host asks for patience, refuses whoever
-    asks, or was not reached.
+    """Whether the error may mean that too much was asked for: not if the host asks for patience, refuses the caller, or
+    was not reached.
     """
     if isinstance(error, UpstreamFailure):
         return isinstance(error, AnswerCut) or (error.may_have_acted and error.retry_after is None)
@@ -84,15 +83,15 @@ def may_be_too_much(error: GatewayError) -> bool:
 
 
 class Portion:
-    """How much of one log or list is asked for at once: ``most``, but for what the host could not give.
+    """How much of one log or list is asked for at once: ``most``, or less where the host could not give that.
 
-    ``fixed``: what is at a position stays there, so it need not be tried again and again if it cannot be had.
+    ``fixed``: entries keep their positions, so an unreadable one need not be tried again each time.
     """
 
     def __init__(self, most: int, *, fixed: bool = False) -> None:
         self.size = most
         self.doubted = False
-        """More than a single one did not come when it was asked for last, which may have passed."""
+        """Whether the last request for more than one entry failed, for a reason that may have passed."""
         self._fixed = fixed
         self._most = most
         self._came = 0
@@ -101,7 +100,7 @@ class Portion:
         self._missing: OrderedDict[int, float] = OrderedDict()
 
     def of(self, start: int, limit: int) -> int:
-        """How many to ask for of ``limit`` from ``start`` on; 0 when the one there cannot be had."""
+        """How many of ``limit`` to ask for from ``start`` on; 0 if the entry there is unreadable."""
         asked = min(limit, self.size)
         if self._missing:
             now = loop_time()
@@ -122,19 +121,19 @@ class Portion:
             self.size, self._came = min(2 * self.size, self._most), 0
 
     def failed(self, asked: int) -> None:
-        """They were too many."""
+        """Note that so many are too many."""
         self._steady = min(2 * self._steady, LESS_STEADY) if self._growing else STEADY
         self._growing = False
         self.size, self._came = max(1, asked // 2), 0
 
     def doubt(self, asked: int) -> None:
-        """They did not come, and a single one did: once, that may have been because of something that has passed."""
+        """Note that so many failed and a single one did not. The first time, that may be a fault that has passed."""
         if self.doubted or self._growing:
             self.failed(asked)
         self.doubted = True
 
     def give_up(self, position: int) -> None:
-        """That one cannot be had. What comes behind it may be as small as ever."""
+        """Note that the entry at this position is unreadable. Those behind it may be as small as ever."""
         self._steady = 1
         if self._fixed:
             self._missing[position] = loop_time() + GIVEN_UP
@@ -143,7 +142,7 @@ class Portion:
 
 
 class Portions:
-    """What is known of how much of a log or list can be had at once."""
+    """The portion of each log and list."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -158,11 +157,10 @@ class Portions:
 async def piece(
     read: Callable[[int, int], Awaitable[tuple[T, int]]], start: int, limit: int, portion: Portion
 ) -> T | None:
-    """What can be had at once of ``limit`` from ``start`` on; None for the one there, if that cannot be had.
+    """The next piece of ``limit`` from ``start`` on; None if the entry there is unreadable.
 
-    ``read`` says besides how many it has asked for in the end: a single one where it found that more may be too much.
-    It raises ``AnswerCut`` for what is surely too much, and for a single one only when it is sure that the host is well
-    otherwise.
+    ``read`` also returns how many it asked for in the end: one, if more may have been too much. It raises ``AnswerCut``
+    for what is surely too much, and for a single entry only if the host is surely well otherwise.
     """
     while asked := portion.of(start, limit):
         try:
@@ -183,10 +181,10 @@ async def piece(
 async def pieces(
     read: Callable[[int, int], Awaitable[tuple[F, int]]], start: int, limit: int, portion: Portion
 ) -> list[F | None]:
-    """What there is of ``limit`` from ``start`` on, in ``AT_MOST`` pieces; None for each that cannot be had.
+    """Up to ``limit`` from ``start`` on, in at most ``AT_MOST`` pieces; None for each unreadable entry.
 
     Raises:
-        GatewayError: the first of them was not to be had. What came is given without those behind it.
+        GatewayError: the first piece failed. If a later one fails, those before it are returned.
     """
     found: list[F | None] = []
     position, at_most = start, AT_MOST
@@ -215,10 +213,10 @@ async def page_of(
     portion: Portion,
     placeholder: Callable[[], LogEntry],
 ) -> LogPage:
-    """A stretch of a log as one page, with a ``placeholder`` for each entry that cannot be had."""
+    """A stretch of a log as one page, with a ``placeholder`` for each unreadable entry."""
     found = await pieces(read, start, limit, portion)
     had = [page for page in found if page is not None]
-    last = had[-1] if had else (await read(start + BEYOND, 1))[0]  # nothing but the run is wanted of it
+    last = had[-1] if had else (await read(start + BEYOND, 1))[0]  # read for its run only
     if found == [last]:
         return last
     entries = [entry for page in found for entry in ((placeholder(),) if page is None else page.entries)]
@@ -229,7 +227,7 @@ async def page_of(
 async def listing_of(
     read: Callable[[int, int], Awaitable[tuple[Listing[T], int]]], start: int, limit: int, portion: Portion
 ) -> Listing[T]:
-    """A stretch of a list as one page, with a gap for each that cannot be had."""
+    """A stretch of a list as one page, with a gap for each unreadable item."""
     found: Sequence[Listing[T] | None] = await pieces(read, start, limit, portion)
     had = [listing for listing in found if listing is not None]
     if len(had) == len(found) == 1:
@@ -245,7 +243,7 @@ async def listing_of(
 
 
 def _paging(paging: Paging, start: int, limit: int) -> Paging:
-    """The host's account of a page that it would have given had it given all that was asked for."""
+    """The paging that the host would give for a page with all that was asked for."""
     total = paging.total
     return Paging(
         total,
@@ -256,10 +254,10 @@ def _paging(paging: Paging, start: int, limit: int) -> Paging:
 
 
 def proven(read: Callable[[int, int, int], Awaitable[T]]) -> Callable[[int, int], Awaitable[tuple[T, int]]]:
-    """Reading for ``piece`` where somebody waits for the answer. The third that ``read`` takes is how often it may ask.
+    """A ``read`` for ``piece``, for a caller who waits for the answer. The third argument is the number of tries.
 
-    What fails is followed by a single one, and that, if it fails, by what there should be none of: a host that is down
-    is asked three times. If it is well it is asked again for the single one, more than once.
+    If a request fails, one for a single entry follows, and if that fails, one behind the end of the log or list: a host
+    that is down is asked three times. If the host is well, it is asked for the single entry again, up to three times.
     """
 
     async def reading(start: int, limit: int) -> tuple[T, int]:
@@ -292,7 +290,7 @@ async def _single(read: Callable[[int, int, int], Awaitable[T]], start: int) -> 
     await asyncio.sleep(MOMENT)
     try:
         await read(start + BEYOND, 1, 1)
-    except AnswerCut as error:  # then it is not for what was asked for
+    except AnswerCut as error:  # there is nothing to be too much: it is another fault
         raise UpstreamError(error.message) from error
     if isinstance(fault, AnswerTooLong):
         raise fault

@@ -1,10 +1,10 @@
-"""Who may read a log next, and with whose credential, so that the host's limits are kept.
+"""Which log is read next, and with whose credential, within the host's rate limits.
 
-Each credential has a budget, or all of them one. Reads wait for their turn; the most urgent goes first. What is asked
-for somebody who waits for the answer, a new run or the check of a token, goes at once and is only counted.
+Each credential has a budget, or all of them share one. Reads wait for their turn; the most urgent goes first. Requests
+of waiting callers, such as creating a run or checking a token, are sent at once and only counted.
 
-Where several instances have their budgets together, a read also waits for their permission, and all is reported to
-them without waiting. While they cannot be asked, each instance keeps to its part.
+Where instances share their budgets, a read also needs permission from there, and all requests are reported without
+waiting. While the shared budgets cannot be reached, each instance keeps to its part.
 """
 
 import asyncio
@@ -22,30 +22,29 @@ from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
 from codegen_api.telemetry import Exchange, Observer
 
 LATE = OVERDUE + 5
-"""Seconds without a read after which somebody is not held back for the sake of an even pace."""
+"""Seconds without a read after which a log is not held back for the sake of an even pace."""
 
 PATIENCE = 10.0
-"""Seconds for which somebody who has used up their share is let wait."""
+"""Maximum seconds that a caller who has used up their share waits."""
 
 TOO_MUCH = "You have asked for as much as you may of what the host allows all who share its token; ask again later."
 
-COME_BACK_SECONDS = 1.0
-"""Seconds after which the other instances are asked again where a read depends on an answer that one of them awaits."""
+ASK_AGAIN = 1.0
+"""Seconds after which to ask for permission again if a read depends on an answer that another instance awaits."""
 
 LAG = 0.25
 """Fraction of the distance of two reads by which the least urgent read of an instance comes back later than others."""
 
 FEW = 1000
-"""So many credentials are remembered whether they ask for anything or not."""
+"""Number of credentials up to which idle ones are not forgotten."""
 
 
 @dataclass(kw_only=True, eq=False)
 class ReadQueue(Observer):
     """The budgets of all credentials, each of ``limit`` requests a minute; one for all of them when ``together``.
 
-    A read takes ``cost`` requests. ``observer`` is told what is left. ``common`` are the budgets that other instances
-    have as well.
-    An ``Observer`` of the upstream: that is how it learns what is spent.
+    A read takes ``cost`` requests. ``observer`` is told what is left. ``common`` are shared with other instances.
+    As an ``Observer`` of the upstream it counts requests.
     """
 
     limit: float = LIMIT
@@ -63,23 +62,23 @@ class ReadQueue(Observer):
             self.common.listeners.append(self._common_changed)
 
     def want(self, need: Need, refused: Callable[[], None] = lambda: None) -> "QueuedRead":
-        """Want to read; to be closed after use. ``refused`` is called when the host refuses others meanwhile."""
+        """Queue a read. Close it after use. ``refused`` is called when the host refuses another read meanwhile."""
         return QueuedRead(self, need, refused)
 
     def closed(self, credential: Credential) -> float:
-        """Seconds for which the host wants to hear nothing from this credential."""
+        """Seconds for which the host accepts no requests with this credential."""
         return self.queue(credential.digest).budget.closed(loop_time())
 
     def line(self, credential: Credential) -> float:
-        """Seconds until somebody who comes now has their turn, at an even pace."""
+        """Seconds until a read that is queued now has its turn, at an even pace."""
         queue = self.queue(credential.digest)
         return queue.budget.closed(loop_time()) + len(queue.waiting) * queue.budget.gap
 
     @contextmanager
     def room(self, credential: Credential) -> Iterator[bool]:
-        """Whether one more call may be made at once beside the reads, in this context."""
+        """Whether one more request may be sent at once beside the reads, in this context."""
         queue = self.queue(credential.digest)
-        queue.report()  # and learn how the others stand, for the next time
+        queue.report()  # which also learns, for the next time, what other instances have used
         if queue.budget.spare(loop_time()) < 1:
             yield False
             return
@@ -90,8 +89,8 @@ class ReadQueue(Observer):
             queue.budget.sent()
 
     async def take(self, credential: Credential, *, order: bool = False) -> None:
-        """Wait until whoever is asking (``asker``) may ask the host for one thing more, where several share what it
-        allows: nobody has more than their share of it, and what is only read (no ``order``) leaves room for others.
+        """Where callers share the host's limit, wait until the current one (``asker``) may send one more request: each
+        keeps to their share, and reads leave room for writes (``order``).
 
         Raises:
             RateLimited: that would take too long.
@@ -101,7 +100,7 @@ class ReadQueue(Observer):
             return
         queue = self.queue(credential.digest)
         deadline = loop_time() + PATIENCE
-        queue.budget.promise()  # so that logs are not read meanwhile in our place
+        queue.budget.promise()  # so that reads of logs do not take this place meanwhile
         try:
             while True:
                 now = loop_time()
@@ -125,10 +124,10 @@ class ReadQueue(Observer):
     def asked(self, exchange: Exchange) -> None:
         queue, now = self.queue(exchange.credential), loop_time()
         queue.budget.asked(now)
-        queue.unsaid.answered += 1
-        if exchange.allowance is not None and exchange.operation == "read_log":  # other routes may have limits apart
-            queue.unsaid.told = exchange.allowance.remaining, exchange.allowance.seconds
-            queue.budget.told(now, *queue.unsaid.told)
+        queue.unreported.answered += 1
+        if exchange.allowance is not None and exchange.operation == "read_log":  # other routes may have other limits
+            queue.unreported.told = exchange.allowance.remaining, exchange.allowance.seconds
+            queue.budget.told(now, *queue.unreported.told)
         if self.observer is not None:
             self.observer.spent(queue.budget.unspent(now))
         queue.report()
@@ -146,17 +145,17 @@ class ReadQueue(Observer):
         return queue
 
     def _common_changed(self) -> None:
-        """The other instances can be asked from now on, or no longer, or know nothing of what was before."""
+        """Adapt to shared budgets that have become usable or unusable, or have lost their past."""
         if self.common is None or not self._queues:
             return
-        # for a minute nobody knows what the others asked meanwhile
+        # for a minute it is unknown what other instances asked meanwhile
         self._careful_until = loop_time() + WINDOW if self.common.usable else math.inf
         for queue in self._queues.values():
             queue.keep_to_part(self.common.instances, self._careful_until)
             queue.serve()
 
     def _sweep(self) -> None:
-        """Forget credentials that have asked for nothing lately."""
+        """Forget credentials that were not used lately."""
         self._swept = now = loop_time()
         self._queues = {
             digest: queue for digest, queue in self._queues.items() if queue.waiting or not queue.budget.idle(now)
@@ -165,19 +164,19 @@ class ReadQueue(Observer):
 
 @dataclass(eq=False, slots=True)
 class QueuedRead:
-    """One wish to read: granted with one of the credentials that were offered for it."""
+    """A queued read, granted with one of the credentials offered for it."""
 
     turns: ReadQueue
     need: Need
     on_refusal: Callable[[], None]
     _shown: dict[Credential, float] = field(default_factory=dict)
     _granted: asyncio.Future[Credential] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    _queue: "_Queue" = field(init=False)  # which has granted it
+    _queue: "_Queue" = field(init=False)  # the one that has granted it
     _reading: bool = False
     _begun: bool = False
 
     def offer(self, *credentials: tuple[Credential, float]) -> None:
-        """It may be read with these; the times say when the host was last shown each."""
+        """Add credentials to read with, each with the time when the host was last shown it."""
         self._shown.update(credentials)
         for credential in sorted(self._shown, key=self._preference) if len(self._shown) > 1 else [*self._shown]:
             if self._granted.done():
@@ -195,23 +194,23 @@ class QueuedRead:
         return self._granted.done()
 
     async def granted(self) -> Credential:
-        """The credential to read with, when it is our turn.
+        """Wait for this read's turn; returns the credential to read with.
 
         Raises:
-            ShuttingDown: that will not be.
+            ShuttingDown: there will be no turn.
         """
         return await self._granted
 
     def give_up(self) -> None:
-        """Let nobody wait for this any longer."""
+        """End the waiting for this read."""
         self._leave()
         if not self._granted.done():
             self._granted.set_exception(ShuttingDown())
 
     def grant(self, queue: "_Queue") -> None:
-        """It is our turn, by this queue."""
+        """Give this read its turn in this queue."""
         self._leave()
-        if self._granted.done():  # by another queue, or nobody waits any more
+        if self._granted.done():  # granted by another queue, or given up
             return
         credentials = [credential for credential in self._shown if self.turns.queue(credential.digest) is queue]
         self._queue, self._reading = queue, True
@@ -225,25 +224,25 @@ class QueuedRead:
 
     def accepted(self) -> None:
         self._queue.budget.accepted(loop_time())
-        self._queue.unsaid.accepted = True
+        self._queue.unreported.accepted = True
 
     def refused(self, retry_after: float | None) -> None:
-        """The host answered with 429."""
+        """Note that the host answered with 429."""
         self._queue.budget.refused(loop_time(), retry_after)
-        self._queue.unsaid.refused, self._queue.unsaid.retry_after = True, retry_after
+        self._queue.unreported.refused, self._queue.unreported.retry_after = True, retry_after
         self.on_refusal()
         for other in list(self._queue.waiting):
             other.on_refusal()
 
     def close(self) -> None:
-        """The read is over, or not wanted any more."""
+        """Finish the read, or withdraw it."""
         self._leave()
         if self._reading:
             self._reading = False
             self.begun()
             queue = self._queue
             queue.budget.finish(loop_time())
-            queue.unsaid.read += self.turns.cost
+            queue.unreported.read += self.turns.cost
             queue.report()
             queue.serve()
 
@@ -252,14 +251,14 @@ class QueuedRead:
             self.turns.queue(credential.digest).leave(self)
 
     def _preference(self, credential: Credential) -> tuple[float, float]:
-        """First who has most left, then who was not shown for longest."""
+        """Sort key: first the credential with most left, then the one shown longest ago."""
         left = self.turns.queue(credential.digest).budget.left(loop_time())
         return (-round(left / 10), self._shown[credential])
 
 
 @dataclass(eq=False, slots=True)
 class _Queue:
-    """Those who wait for one budget, which may be one of the ``common`` ones of several instances."""
+    """The reads that wait for one budget, which may be one of the ``common`` ones of several instances."""
 
     common: CommonBudgets | None
     digest: str
@@ -268,12 +267,12 @@ class _Queue:
     budget: Budget = field(init=False)
     shares: FairShares = field(default_factory=FairShares)
     waiting: dict[QueuedRead, None] = field(default_factory=dict)
-    unsaid: Usage = field(default_factory=Usage)
+    unreported: Usage = field(default_factory=Usage)
     """What has happened since the last report."""
-    _to_say: bool = False
-    _telling: asyncio.Task[None] | None = None
+    _report_due: bool = False
+    _reporting: asyncio.Task[None] | None = None
     _part_until: float = -math.inf
-    _told_at: float = -math.inf
+    _reported_at: float = -math.inf
     _timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
@@ -287,27 +286,27 @@ class _Queue:
         self.waiting.pop(turn, None)
 
     def keep_to_part(self, instances: int, until: float) -> None:
-        """Until then (the event loop's time), ask no more than one of so many instances may."""
-        self.unsaid = Usage()  # those who are told from now on must not count it twice
+        """Until then (event loop time), keep to one instance's part of the limit."""
+        self.unreported = Usage()  # it must not be counted twice
         self._part_until = until
         self.budget.divide(instances, loop_time())
 
     def report(self) -> None:
-        """Tell the other instances, without waiting for it."""
-        self._to_say = True
-        self._talk()
+        """Report to the shared budgets, without waiting."""
+        self._report_due = True
+        self._start_reporting()
 
     def serve(self) -> None:
-        """Grant what can be granted now, and come back when there is more."""
-        self._come_back(math.inf)
+        """Grant the reads that can begin now, and set a timer for the others."""
+        self._serve_in(math.inf)
         if self.common is not None and self.common.usable:
-            self._talk()
+            self._start_reporting()
             return
         while self.waiting:
             now = loop_time()
             wait = self._own_wait(now)
             if wait > TICK:
-                self._come_back(wait)
+                self._serve_in(wait)
                 return
             self._grant(now)
 
@@ -320,58 +319,58 @@ class _Queue:
     def _grant(self, now: float) -> None:
         max(self.waiting, key=lambda turn: turn.need.urgency(now)).grant(self)
 
-    def _come_back(self, wait: float) -> None:
+    def _serve_in(self, wait: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(wait, self.serve) if wait < math.inf else None
 
     # -- with other instances ------------------------------------------------------------------------------------------
 
-    def _talk(self) -> None:
-        if self.common is not None and self.common.usable and self._telling is None:
-            self._telling = asyncio.create_task(self._keep_telling(self.common))
+    def _start_reporting(self) -> None:
+        if self.common is not None and self.common.usable and self._reporting is None:
+            self._reporting = asyncio.create_task(self._keep_reporting(self.common))
 
-    async def _keep_telling(self, common: CommonBudgets) -> None:
+    async def _keep_reporting(self, common: CommonBudgets) -> None:
         """Report, and ask for reads, as long as there is something to report or a read was granted."""
         try:
-            while await self._told(common):
+            while await self._report_once(common):
                 pass
         finally:
-            self._telling = None
+            self._reporting = None
 
-    async def _told(self, common: CommonBudgets) -> bool:
-        """Whether there is something more to say."""
+    async def _report_once(self, common: CommonBudgets) -> bool:
+        """Report once, and begin a read if permitted; whether to report again."""
         now = loop_time()
         if now >= self._part_until:
             self.budget.unite()
         own = self._own_wait(now) if now < self._part_until and self.waiting else 0.0
         wanted = bool(self.waiting) and own <= TICK
-        if not (wanted or self._to_say):
+        if not (wanted or self._report_due):
             if self.waiting:
-                self._come_back(own)
+                self._serve_in(own)
             return False
-        usage, self.unsaid, self._to_say = self.unsaid, Usage(), False
+        usage, self.unreported, self._report_due = self.unreported, Usage(), False
         usage.under_way, usage.reading = self.budget.under_way
         usage.waiting, usage.late, usage.wanted = len(self.waiting), self._late(now), wanted
-        usage.known = now < self._told_at + WINDOW
+        usage.known = now < self._reported_at + WINDOW
         standing = await common.tell(self.digest, usage, limit=self.limit, cost=self.cost)
         if standing is None:
-            return False  # whoever knows why serves without them
-        self._told_at = now = loop_time()
+            return False  # they cannot be used now: ``_common_changed`` will follow
+        self._reported_at = now = loop_time()
         if now >= self._part_until:
             self.budget.learn(now, standing)
         if not wanted:
-            return self._to_say or bool(self.waiting)
+            return self._report_due or bool(self.waiting)
         if standing.wait > TICK:
             lag = self._lag(now) if common.instances > 1 else 0.0
-            self._come_back(lag + (standing.wait if standing.wait < math.inf else COME_BACK_SECONDS))
-            return self._to_say
+            self._serve_in(lag + (standing.wait if standing.wait < math.inf else ASK_AGAIN))
+            return self._report_due
         if self.waiting:
             self._grant(now)
-        self._to_say = True  # that it has begun, or will not
+        self._report_due = True  # whether the permitted read has begun
         return True
 
     def _lag(self, now: float) -> float:
-        """By how much later than others to come back, so that among instances, too, the most urgent read goes first."""
+        """Seconds by which to ask later than other instances, so that the most urgent read of all goes first."""
         urgency = max((turn.need.urgency(now)[1] for turn in self.waiting), default=0.0)
         return LAG * self.budget.gap / (1 + urgency)

@@ -1,4 +1,4 @@
-"""What several have of one budget: fair shares of it for users of one token, and the port to that of all instances."""
+"""Sharing a budget: fair shares for the users of one token, and the port to budgets shared by all instances."""
 
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -8,7 +8,7 @@ from typing import Protocol
 from codegen_api.pace import CLOCK_MARGIN, RESERVE, WINDOW, BudgetStanding
 
 LONE_SHARE = 0.75
-"""Fraction of a shared limit that one user may take while no other asks for anything."""
+"""Fraction of a shared limit that one user may take while no other uses it."""
 
 
 class FairShares:
@@ -34,13 +34,13 @@ class FairShares:
 
 @dataclass(slots=True)
 class Usage:
-    """What one instance has to say of its requests with one credential.
+    """One instance's report of its requests with one credential.
 
-    ``answered`` and ``read`` are the requests that were answered since it last said so, all of them and those of reads;
-    ``under_way`` and ``reading`` those that are not answered yet. ``told`` is what the host said is left, and for how
-    many seconds. ``refused``: a read was; ``retry_after`` is what the host said to that. ``accepted``: one was not.
-    ``waiting`` reads want to begin; one of them is ``late``. ``wanted``: this asks to begin one. ``known``: it has said
-    something a moment ago, so somebody must know of it.
+    ``answered`` and ``read`` are the requests answered since the last report, all of them and those of reads;
+    ``under_way`` and ``reading`` those without an answer yet. ``told`` is what the host said is left, and for how many
+    seconds. ``refused``: a read was refused, with this ``retry_after``. ``accepted``: a read was accepted. ``waiting``
+    reads are queued; one of them is ``late``. ``wanted``: this asks for permission to begin one. ``known``: there was
+    another report within the last minute.
     """
 
     answered: int = 0
@@ -61,15 +61,15 @@ class CommonBudgets(Protocol):
     """Budgets of ``limit`` requests a minute, by the digest of their credential."""
 
     listeners: list[Callable[[], None]]
-    """Called when ``usable`` has changed, or all that was known is gone."""
+    """Called when ``usable`` has changed, or the budgets have lost their past."""
 
     @property
     def usable(self) -> bool:
-        """Whether they can be asked now."""
+        """Whether they can be reached now."""
 
     @property
     def instances(self) -> int:
-        """How many instances there are, as far as is known: at least one."""
+        """The known number of instances: at least one."""
 
     async def tell(self, digest: str, usage: Usage, *, limit: float, cost: int) -> BudgetStanding | None:
-        """Report ``usage``, and begin a read if one is wanted and there is room. None if nobody can say."""
+        """Report ``usage``, and begin a read if one is wanted and there is room. None if they cannot be reached."""
