@@ -35,7 +35,7 @@ QUIET_SHARE = 0.125
 CROWD = 0.002
 """Minimum seconds between reads without news, per followed run: looking for news must not fill the process."""
 
-TOLD = 5.0
+NOTIFIED = 5.0
 """Minimum seconds between reads without news while the host tells of news by itself."""
 
 RESTING = 20.0
@@ -64,11 +64,11 @@ CLOCK_MARGIN = 0.05
 
 
 class Cadence:
-    """How often a run is worth reading: often after news, ever less often without. ``told``: the host tells of news."""
+    """How often a run is worth reading: often after news, ever less without. ``notified``: the host tells of news."""
 
     def __init__(self, *, fast: float = FAST, slow: float = SLOW, resting: float = RESTING) -> None:
         self.fast = fast
-        self.told = False
+        self.notified = False
         self._slow = max(slow, fast)
         self._resting = max(resting, fast)
         self._delay = fast
@@ -87,8 +87,8 @@ class Cadence:
         elif resting:
             self._delay = self._resting
         else:
-            slow = max(self._slow, TOLD) if self.told else min(self._slow, max(room, self.fast, BRISK, CROWD * runs))
-            self._delay = min(self._delay * 1.5, slow)
+            slow = min(self._slow, max(room, self.fast, BRISK, CROWD * runs))
+            self._delay = min(self._delay * 1.5, max(self._slow, NOTIFIED) if self.notified else slow)
         return self._delay
 
 
@@ -152,7 +152,7 @@ class Budget:
 
     A 429 lowers the estimate of the limit. The estimate recovers with time alone, not with successful reads: while
     other requests use up what is believed to be left, no read would ever get to prove that the host allows more. What
-    the host itself says is left (``told``) counts if it is less.
+    the host itself says is left (``reported``) counts if it is less.
 
     ``cost``: how many requests one read takes.
     """
@@ -168,7 +168,7 @@ class Budget:
         self._even = -math.inf  # when the reads so far would have ended if evenly spaced
         self._closed_until = -math.inf
         self._learned_at = -math.inf
-        self._told_left, self._told_until = math.inf, -math.inf
+        self._reported_left, self._reported_until = math.inf, -math.inf
         # requests and reads of other instances, as known at that time
         self._beside, self._read_beside, self._beside_at = 0, 0, -math.inf
 
@@ -179,11 +179,11 @@ class Budget:
         self._asking -= 1
         self._all.append(now)
         self._expire(now)  # bounds the memory also where nobody reads logs
-        self._told_left -= 1
+        self._reported_left -= 1
 
-    def told(self, now: float, remaining: int, seconds: float) -> None:
+    def reported(self, now: float, remaining: int, seconds: float) -> None:
         """The host says that ``remaining`` requests are left for ``seconds``."""
-        self._told_left, self._told_until = remaining, now + min(seconds, MAX_BELIEVED) + CLOCK_MARGIN
+        self._reported_left, self._reported_until = remaining, now + min(seconds, MAX_BELIEVED) + CLOCK_MARGIN
 
     def wait(self, now: float, *, waiting: int = 1, late: bool = False) -> float:
         """Seconds until a read may begin; infinite if that depends on an outstanding answer.
@@ -294,8 +294,8 @@ class Budget:
     def unspent(self, now: float) -> float:
         """The share of the limit that is left, from 0 to 1."""
         self._expire(now)
-        told = self._told_left if now < self._told_until else math.inf
-        left = min(self._allowed - len(self._all) - self._under_way - self._beside, told)
+        reported = self._reported_left if now < self._reported_until else math.inf
+        left = min(self._allowed - len(self._all) - self._under_way - self._beside, reported)
         return 0.0 if self.closed(now) else min(1.0, max(0.0, left) / self._limit)
 
     def allowed(self, now: float) -> float:
@@ -350,9 +350,9 @@ class Budget:
         outdated as soon as it is said: requests under way come off it. Some requests are left to waiting callers, fewer
         as the window's end comes closer, or the last requests of a window would never be used.
         """
-        remains, under_way = self._told_until - now, self._under_way
+        remains, under_way = self._reported_until - now, self._under_way
         reserve = self._allowed * RESERVE * min(1.0, max(remains, 0.0) / WINDOW)
-        if self._told_left - under_way > reserve or remains <= -WINDOW:
+        if self._reported_left - under_way > reserve or remains <= -WINDOW:
             return 0.0
         # the new allowance is known only from the next answer: one request at a time until then
         return remains if remains > 0 else math.inf if under_way else 0.0

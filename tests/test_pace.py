@@ -59,7 +59,7 @@ def test_however_much_room_there_is_a_quiet_log_is_read_once_a_second_and_less_o
     assert max(cadence.next(news=False, room=0) for _ in range(20)) == 1
     assert max(cadence.next(news=False, room=0, runs=2000) for _ in range(20)) == 4
     assert max(cadence.next(news=False, room=0, runs=20_000) for _ in range(20)) == 10
-    cadence.told = True
+    cadence.notified = True
     assert max(cadence.next(news=False, room=0) for _ in range(20)) == 10
 
 
@@ -356,11 +356,11 @@ def test_a_late_read_is_tried_once_a_minute_where_others_get_all_that_is_believe
 
 def test_what_the_host_says_is_left_holds_as_far_as_it_is_less() -> None:
     budget = Budget(60)
-    budget.told(0, 100, 60)
+    budget.reported(0, 100, 60)
     assert budget.wait(0) == 0
-    budget.told(0, 3, 30)
+    budget.reported(0, 3, 30)
     assert budget.wait(0) == 0
-    budget.told(0, 1, 30)
+    budget.reported(0, 1, 30)
     assert budget.wait(0) == budget.closed(0) == pytest.approx(30, abs=0.1)
     assert budget.wait(31) == 0
     budget.asking()
@@ -379,7 +379,7 @@ def test_what_was_not_read_for_long_comes_first_and_then_what_is_latest_by_its_o
 
 def test_a_host_that_says_that_nothing_is_left_for_an_hour_is_asked_again_before() -> None:
     budget = Budget(60)
-    budget.told(0, 0, 3600)
+    budget.reported(0, 0, 3600)
     assert 200 < budget.wait(0) < 400
 
 
@@ -429,7 +429,7 @@ def test_what_is_unspent_is_a_share_of_the_limit_and_nothing_while_the_host_refu
     assert budget.unspent(0) == 0.9
     budget.asked(1)
     assert budget.unspent(1) == 0.9
-    budget.told(2, 5, 30)
+    budget.reported(2, 5, 30)
     assert budget.unspent(2) == 0.5
     assert budget.unspent(40) == 0.9  # what the host said was for thirty seconds
     budget.begin(41)

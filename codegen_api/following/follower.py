@@ -369,7 +369,7 @@ class Follower(Mirror):
     async def _rest(self, delay: float | None) -> None:
         """Wait until it is time to read again: ``delay`` has passed, or a call has woken this."""
         self._reader.interval = max(delay or 0.0, self._cadence.fast)
-        self._cadence.told = self._reader.told
+        self._cadence.notified = self._reader.notified
         loop = asyncio.get_running_loop()
         until = math.inf if delay is None else loop.time() + delay
         # asyncio.timeout, which cancels the task, costs ten times as much as this timer
@@ -379,7 +379,7 @@ class Follower(Mirror):
         finally:
             if due is not None:
                 due.cancel()
-        if self._reader.told and loop.time() < until - TICK:
+        if self._reader.notified and loop.time() < until - TICK:
             await asyncio.sleep(max(COALESCED, self._looked + self._cadence.fast - loop.time()))
         self._wake.clear()
 

@@ -17,7 +17,7 @@ from codegen_api.following.portions import Portion, piece
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import loop_time
 from codegen_api.identity import Credential
-from codegen_api.pace import TOLD, Need, Patience
+from codegen_api.pace import NOTIFIED, Need, Patience
 from codegen_api.positions import AMENDABLE, COMPARED, SETTLING
 from codegen_api.runs import UNCOUNTED, Cursor, LogEntry, LogPage, Run
 from codegen_api.telemetry import log_fault
@@ -162,7 +162,7 @@ class LogReader:
     fast: float
     last: float
     interval: float
-    told: bool = False
+    notified: bool = False
     """Whether the host is being listened to and would tell of news now."""
 
     async def get(self) -> tuple[Run, float]:
@@ -232,7 +232,7 @@ class LogReader:
                 try:
                     async with aclosing(self.upstream.changes(credential, self.known().ref, tail())) as changes:
                         async for _ in changes:
-                            self.told = True
+                            self.notified = True
                             changed()
                             if not self.readers.views(credential):
                                 break  # listen on behalf of somebody else
@@ -240,10 +240,10 @@ class LogReader:
                     pass
                 except Exception as error:  # task boundary: the log is still read without it
                     log_fault("listening to the host", error)
-                if self.told:
-                    self.told = False
+                if self.notified:
+                    self.notified = False
                     changed()  # an event may be the reason why listening ended
-                if loop_time() - began >= TOLD:
+                if loop_time() - began >= NOTIFIED:
                     patience.reset()
             await asyncio.sleep(patience.next())
 

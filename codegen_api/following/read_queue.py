@@ -127,7 +127,7 @@ class ReadQueue(Observer):
         queue.unreported.answered += 1
         if exchange.allowance is not None and exchange.operation == "read_log":  # other routes may have other limits
             queue.unreported.told = exchange.allowance.remaining, exchange.allowance.seconds
-            queue.budget.told(now, *queue.unreported.told)
+            queue.budget.reported(now, *queue.unreported.told)
         if self.observer is not None:
             self.observer.spent(queue.budget.unspent(now))
         queue.report()
