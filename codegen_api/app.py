@@ -14,24 +14,25 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import codegen_api
-from codegen_api import build_auth, build_parts, console, documentation, workers
+from codegen_api import build_auth, build_parts, console, workers
 from codegen_api.brokers import Broker
 from codegen_api.build_parts import MIB
 from codegen_api.dialects import Absent, Dialect
-from codegen_api.dispatch import Dispatch
-from codegen_api.draining import Drain
-from codegen_api.edge import METHODS, Edge
 from codegen_api.embeddings import Embedder
-from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.errors import GatewayError, NotAuthenticated, StoreUnavailable
-from codegen_api.log_lines import form_of, log_loop_fault, set_up_logging, warn_on_terminal
-from codegen_api.proxies import displayed_proxy
-from codegen_api.request_bodies import CallerFirst
+from codegen_api.http import documentation
+from codegen_api.http.dispatch import Dispatch
+from codegen_api.http.draining import Drain
+from codegen_api.http.edge import METHODS, Edge
+from codegen_api.http.request_bodies import CallerFirst
+from codegen_api.http.web import named
+from codegen_api.outbound.proxies import displayed_proxy
 from codegen_api.settings import Settings, read_settings, suspicious_variables
+from codegen_api.settings.environment import PREFIX, SettingsError
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, Tracer, logger, note
+from codegen_api.telemetry.log_lines import form_of, log_loop_fault, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
-from codegen_api.web import named
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.

@@ -17,15 +17,15 @@ from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.console import Discover, SignIn
-from codegen_api.environment import PREFIX, SettingsError, errors_about, read_text
 from codegen_api.errors import UpstreamError
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.identity import SCOPES, Credential
 from codegen_api.origins import is_loopback
 from codegen_api.outbound import Outbound
-from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
 from codegen_api.settings import Settings
+from codegen_api.settings.environment import PREFIX, SettingsError, errors_about, read_text
 from codegen_api.telemetry import Observer, quoted
 from codegen_api.upstreams import Upstream
 

@@ -21,25 +21,25 @@ from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import Dialect
-from codegen_api.draining import Drain
 from codegen_api.embeddings import Embedder
-from codegen_api.environment import PREFIX, SettingsError, adapter_options, errors_about, option_prefix
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
+from codegen_api.http.draining import Drain
+from codegen_api.http.parts import Parts
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.pace import READ_SHARE, WINDOW, Cadence
-from codegen_api.parts import Parts
 from codegen_api.settings import Settings
+from codegen_api.settings.environment import PREFIX, SettingsError, adapter_options, errors_about, option_prefix
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, logger
 from codegen_api.upstreams import Connect, InvalidOption, Upstream
 
 if TYPE_CHECKING:
     from codegen_api.in_redis import InRedis
-    from codegen_api.metrics import PrometheusObserver
-    from codegen_api.tracing import OpenTelemetry
+    from codegen_api.telemetry.metrics import PrometheusObserver
+    from codegen_api.telemetry.tracing import OpenTelemetry
 
 DIALECTS = {
     name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
@@ -313,7 +313,7 @@ def _organization(settings: Settings, upstream: Upstream) -> str | None:
 
 def metrics() -> "PrometheusObserver":
     # imported late: prometheus_client looks for the directory once, on import
-    from codegen_api.metrics import PrometheusObserver  # noqa: PLC0415
+    from codegen_api.telemetry.metrics import PrometheusObserver  # noqa: PLC0415
 
     directory = os.environ.get(workers.METRICS_DIRECTORY)
     try:
@@ -335,7 +335,7 @@ def tracing() -> "OpenTelemetry | None":
         return None
     # imported on demand: it is an extra with many dependencies
     try:
-        from codegen_api.tracing import OpenTelemetry  # noqa: PLC0415
+        from codegen_api.telemetry.tracing import OpenTelemetry  # noqa: PLC0415
     except ImportError:
         logger.warning("OTEL_... asks for traces, which need the extra: pip install 'codegen-gateway[otel]'")
         return None

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _serve(argv: Sequence[str]) -> int:
-    from codegen_api.serve import main as serve  # noqa: PLC0415
+    from codegen_api.program.serve import main as serve  # noqa: PLC0415
 
     serve(argv)
     return 0
@@ -44,7 +44,7 @@ def _doctor(argv: Sequence[str]) -> int:
 
 
 def _keys(argv: Sequence[str]) -> int:
-    from codegen_api import key_maker  # noqa: PLC0415
+    from codegen_api.program import key_maker  # noqa: PLC0415
 
     return key_maker.main(argv[1:])
 

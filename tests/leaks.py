@@ -42,8 +42,8 @@ PRINCIPAL = re.compile(r"""(?<= )principal=\S+|"principal": ?"[^"]*\"""")
 def announced() -> frozenset[str]:
     """What the front door says to who started it, with the tokens of the sandbox or a new key in it."""
     # here, and not above: it takes longer than everything else that a run of a few tests needs
-    from codegen_api.local_hosts import NEW_KEY, SANDBOX_LINES, SANDBOX_TOKEN, TRY_IT
-    from codegen_api.serve import LET_IN
+    from codegen_api.program.local_hosts import NEW_KEY, SANDBOX_LINES, SANDBOX_TOKEN, TRY_IT
+    from codegen_api.program.serve import LET_IN
 
     told = (
         *(TRY_IT.format(url="URL", token=token) for token in (SANDBOX_TOKEN, "KEY", "$KEY")),

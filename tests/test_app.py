@@ -15,7 +15,7 @@ import codegen_api
 from codegen_api import Settings, create_app, workers
 from codegen_api.auth.keys import new_key
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.environment import PREFIX, SettingsError
+from codegen_api.settings.environment import PREFIX, SettingsError
 from tests.commands import completed
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Site, gateway_app, lifespan, serving, settings

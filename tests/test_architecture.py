@@ -58,7 +58,7 @@ LATE = {
     "__init__.py": {"from codegen_api.app import create_app", "from codegen_api.settings import Settings"},
     "front_door.py": {
         "from codegen_api import key_maker",
-        "from codegen_api.serve import main as serve",
+        "from codegen_api.program.serve import main as serve",
         "from codegen_api.terminal.commands import run",
         "from codegen_api.validate import doctor",
     },
@@ -77,9 +77,9 @@ LATE = {
         "from codegen_api.embeddings.openai import OpenAIEmbedder",
         "from codegen_api.in_redis import InRedis",
         "from codegen_api.redis_link import RedisLink",
-        "from codegen_api.metrics import PrometheusObserver",
+        "from codegen_api.telemetry.metrics import PrometheusObserver",
         "from codegen_api.stores.sql import SqlStore",
-        "from codegen_api.tracing import OpenTelemetry",
+        "from codegen_api.telemetry.tracing import OpenTelemetry",
     },
 }
 """What is imported inside a function. These modules say why."""
@@ -139,7 +139,7 @@ import fastapi, httpx, aiohttp, uvicorn, pydantic_settings, cachetools, orjson, 
 handlers = list(logging.getLogger().handlers), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
 sys.dont_write_bytecode = True
 sys.addaudithook(watch)
-import codegen_api, codegen_api.serve, codegen_api.app
+import codegen_api, codegen_api.program.serve, codegen_api.app
 assert not touched, touched
 assert threading.active_count() == 1
 assert handlers == (list(logging.getLogger().handlers), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)])
@@ -158,7 +158,7 @@ def count(self, *args, **more):
     built.append(args)
     build(self, *args, **more)
 pydantic.TypeAdapter.__init__ = count
-from codegen_api.serve import GC_THRESHOLD, application
+from codegen_api.program.serve import GC_THRESHOLD, application
 app = application()
 loaded = {name.partition(".")[0] for name in sys.modules}
 unneeded = loaded & {"cryptography", "jose", "limits", "redis", "sqlalchemy", "stamina", "tenacity", "sse_starlette"}
@@ -201,7 +201,7 @@ create_app(Settings(_env_file=None, database_url="sqlite:///never-opened.db"))
 if sys.argv[1] == "with":
     create_app(Settings(_env_file=None))
     sys.exit("served")
-from codegen_api.serve import main
+from codegen_api.program.serve import main
 main(["--port", "0"])
 """
     assert fresh(code, "with").stderr.splitlines()[-1] == "served"
@@ -232,7 +232,7 @@ def test_redis_without_its_extra_is_refused_in_a_line_that_names_it() -> None:
 import os
 os.environ.update(CODEGEN_REDIS_URL="redis://:sesame-o-pen-123@localhost", CODEGEN_SECRET_KEY="0123456789abcdef" * 2)
 sys.modules["redis"] = None  # it is not found
-from codegen_api.serve import main
+from codegen_api.program.serve import main
 main(["--port", "0"])
 """
     done = fresh(code)

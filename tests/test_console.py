@@ -9,7 +9,7 @@ import pytest
 
 from codegen_api import create_app
 from codegen_api.console import FILES
-from codegen_api.environment import SettingsError
+from codegen_api.settings.environment import SettingsError
 from tests.auth.issuer import AUDIENCE
 from tests.auth.test_discovery import DOCUMENT, PEOPLE, publishing
 from tests.commands import completed

@@ -11,12 +11,12 @@ import pytest
 from codegen_api.conversations.starting import Starting
 from codegen_api.errors import OutcomeUnknown
 from codegen_api.following import ReadQueue
+from codegen_api.gateway.ownership import Ownership
+from codegen_api.gateway.run_lists import SEARCHED_PAGES
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.lookup import find_marked
 from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.identity import Credential
-from codegen_api.ownership import Ownership
-from codegen_api.run_lists import SEARCHED_PAGES
 from codegen_api.runs import Paging, Run
 from codegen_api.stores import Turn
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from codegen_api.metrics import PrometheusObserver
 from codegen_api.telemetry import ENDINGS, Exchange
+from codegen_api.telemetry.metrics import PrometheusObserver
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 DASHBOARD = DEPLOY / "grafana/dashboard.json"

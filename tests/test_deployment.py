@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from codegen_api import create_app
-from codegen_api.draining import REQUEST_SECONDS
-from codegen_api.environment import PREFIX, SettingsError
-from codegen_api.serve import _parser
+from codegen_api.http.draining import REQUEST_SECONDS
+from codegen_api.program.serve import _parser
 from codegen_api.settings import Settings, read_settings, suspicious_variables
+from codegen_api.settings.environment import PREFIX, SettingsError
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from codegen_api.draining import REQUEST_SECONDS, SIGINT_SECONDS, Drain
+from codegen_api.http.draining import REQUEST_SECONDS, SIGINT_SECONDS, Drain
 from tests import virtual
 
 pytestmark = pytest.mark.wire("drain-streams")

@@ -10,7 +10,7 @@ import pytest
 from codegen_api import Settings, create_app
 from codegen_api.embeddings import NoVectors
 from codegen_api.embeddings.openai import OpenAIEmbedder
-from codegen_api.environment import SettingsError
+from codegen_api.settings.environment import SettingsError
 from tests.embeddings import Endpoint, length
 
 URL = "http://models.example/v1"

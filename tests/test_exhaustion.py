@@ -11,13 +11,12 @@ import aiohttp
 import httpx
 import pytest
 
-from codegen_api import log_lines
 from codegen_api.errors import AtCapacity
 from codegen_api.exhaustion import exhausted_resource
-from codegen_api.log_lines import log_loop_fault
+from codegen_api.http.web import as_gateway_error
 from codegen_api.outbound import Outbound
-from codegen_api.telemetry import logger
-from codegen_api.web import as_gateway_error
+from codegen_api.telemetry import log_lines, logger
+from codegen_api.telemetry.log_lines import log_loop_fault
 from tests.dialects.routes import EVERY
 from tests.dialects.site import run, serving
 from tests.fakehost import FakeHost

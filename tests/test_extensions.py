@@ -7,7 +7,7 @@ import pytest
 
 from codegen_api import create_app
 from codegen_api.build_parts import DIALECTS, UPSTREAMS
-from codegen_api.environment import SettingsError
+from codegen_api.settings.environment import SettingsError
 from tests.commands import completed
 from tests.dialects.site import serving, settings
 from tests.fakehost import FakeHost
@@ -20,8 +20,8 @@ from starlette.responses import PlainTextResponse
 
 from codegen_api.dialects import Dialect
 from codegen_api.identity import READ
-from codegen_api.parts import Door
-from codegen_api.web import Asker, named, needs, status_of
+from codegen_api.http.parts import Door
+from codegen_api.http.web import Asker, named, needs, status_of
 from tests.fakehost import FakeHost
 
 router = APIRouter(generate_unique_id_function=named("toy_"))

@@ -27,8 +27,8 @@ from codegen_api.errors import (
 )
 from codegen_api.following import Ended, Patrol, Position, ReadQueue
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.run_lists import FoundRuns
 from codegen_api.identity import Credential
-from codegen_api.run_lists import FoundRuns
 from codegen_api.runs import Changed, Paging, RunStatus, to_json
 from codegen_api.upstreams import LARGEST_METADATA, Listing, NewRun, Organization, RunFilter
 from tests.fakehost import FakeHost, caller, in_front_of, opened

@@ -20,9 +20,9 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.idempotency.lookup import find_marked
 from codegen_api.identity import READ, Caller, Credential, Principal
-from codegen_api.ownership import Ownership
 from codegen_api.runs import Paging
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.dialects.site import serving

@@ -14,8 +14,8 @@ import uvicorn
 from fastapi.routing import APIRoute
 from uvicorn.server import ServerState
 
-from codegen_api.http1 import HEAD_SECONDS, MAX_UNREAD, RESERVE, StrictHttpProtocol
-from codegen_api.serve import _uvicorn_options
+from codegen_api.program.http1 import HEAD_SECONDS, MAX_UNREAD, RESERVE, StrictHttpProtocol
+from codegen_api.program.serve import _uvicorn_options
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import gateway_app, refusal, settings

@@ -29,12 +29,12 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.ownership import Ownership
+from codegen_api.gateway.run_lists import SEARCHED_PAGES
 from codegen_api.idempotency import ELSEWHERE, Idempotency, Outcome
 from codegen_api.idempotency.lookup import CUT_GRACE, SILENT_GRACE, find_said
 from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
-from codegen_api.ownership import Ownership
-from codegen_api.run_lists import SEARCHED_PAGES
 from codegen_api.runs import Run, RunRef
 from codegen_api.upstreams import NewRun
 from tests.fakehost import FakeHost, Hosted, Sequence, caller

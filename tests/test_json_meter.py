@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.request_bodies import JsonMeter
+from codegen_api.http.request_bodies import JsonMeter
 
 TEXTS = st.text(st.sampled_from('a"\\,[]{}:\u2028\u00e9'), max_size=6)
 VALUES = st.recursive(

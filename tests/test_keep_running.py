@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from codegen_api import keep_running
+from codegen_api.program import keep_running
 from tests import agent_server
 from tests.end_to_end.processes import WAIT, eventually, held_port, kill, line, running
 

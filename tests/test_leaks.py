@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api.local_hosts import SANDBOX_LINES, SANDBOX_TOKEN, TRY_IT
+from codegen_api.program.local_hosts import SANDBOX_LINES, SANDBOX_TOKEN, TRY_IT
 from tests.end_to_end import processes
 from tests.leaks import WATCH, Watch, sandbox_texts
 from tests.nested import ALONE, BESIDE, run_of_tests

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api import log_handler
-from codegen_api.log_handler import AT_ONCE, MOST_BYTES, ThreadedHandler
-from codegen_api.metrics import PrometheusObserver
+from codegen_api.telemetry import log_handler
+from codegen_api.telemetry.log_handler import AT_ONCE, MOST_BYTES, ThreadedHandler
+from codegen_api.telemetry.metrics import PrometheusObserver
 
 WAIT = 30.0
 

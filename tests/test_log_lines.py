@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 
-from codegen_api.log_lines import JsonFormatter, PeopleFormatter, TextFormatter, form_of, log_request, set_up_logging
 from codegen_api.telemetry import Trace, logger, trace
+from codegen_api.telemetry.log_lines import (
+    JsonFormatter,
+    PeopleFormatter,
+    TextFormatter,
+    form_of,
+    log_request,
+    set_up_logging,
+)
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, serving
 

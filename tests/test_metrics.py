@@ -20,9 +20,9 @@ from codegen_api.brokers import Batch
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
-from codegen_api.metrics import PrometheusObserver, WorkersCollector
 from codegen_api.runs import LogEntry
 from codegen_api.telemetry import METHODS, Exchange, Observer, Observers
+from codegen_api.telemetry.metrics import PrometheusObserver, WorkersCollector
 from tests import virtual
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, Site, gateway_app, run, serving

@@ -22,9 +22,9 @@ from codegen_api.errors import (
 )
 from codegen_api.following import Position, ReadQueue
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.ownership import OWNER, SEALABLE, Ownership
+from codegen_api.gateway.run_lists import Bookmark, RunIndex
 from codegen_api.identity import ALL, READ, SCOPES, WRITE, Caller, Credential, Principal
-from codegen_api.ownership import OWNER, SEALABLE, Ownership
-from codegen_api.run_lists import Bookmark, RunIndex
 from codegen_api.runs import Paging, Run, RunRef, RunStatus
 from codegen_api.upstreams import Decision, Listing, NewRun, RunFilter
 from tests.dialects.rich import RichHost

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.errors import InvalidCursor
+from codegen_api.http.sse import parse_position
 from codegen_api.positions import AMENDABLE, OUTDATED, UNKNOWN, Copy, Missed, Position, Sighting, Trail
 from codegen_api.runs import LogEntry
-from codegen_api.sse import parse_position
 
 cursors = st.integers(0, 10**18 - 1)
 digests = st.one_of(

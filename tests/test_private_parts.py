@@ -39,7 +39,7 @@ from uvicorn.server import ServerState
 from uvicorn.supervisors import multiprocess
 
 import codegen_api
-from codegen_api.lean_routes import UNSUPPORTED
+from codegen_api.http.lean_routes import UNSUPPORTED
 
 PACKAGE = Path(codegen_api.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]

@@ -13,12 +13,13 @@ from typing import Any, get_args
 
 import pytest
 
-from codegen_api import Settings, build_auth, create_app, local_hosts, serve
+from codegen_api import Settings, build_auth, create_app
 from codegen_api.build_parts import DIALECTS, UPSTREAMS
-from codegen_api.environment import PREFIX, option_prefix
+from codegen_api.program import local_hosts, serve
 from codegen_api.sandbox.bodies import FaultKind
 from codegen_api.sandbox.scenarios import scenario_names
 from codegen_api.settings import TERMINAL_VARIABLES, read_settings
+from codegen_api.settings.environment import PREFIX, option_prefix
 from tests.commands import completed
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ import pytest
 from fastapi import APIRouter, Body
 from fastapi.routing import APIRoute
 
-from codegen_api.edge import Edge
-from codegen_api.request_bodies import (
+from codegen_api.http.edge import Edge
+from codegen_api.http.request_bodies import (
     BODY_SECONDS,
     BYTES_PER_SECOND,
     MAX_DEPTH,
@@ -19,7 +19,7 @@ from codegen_api.request_bodies import (
     BoundedRequest,
     CallerFirst,
 )
-from codegen_api.web import as_gateway_error
+from codegen_api.http.web import as_gateway_error
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import CALLER, Connection, gateway_app, refusal, refused, request_scope, serving
@@ -315,7 +315,7 @@ def test_a_body_that_keeps_us_waiting_for_too_long_is_given_up(
 
 @pytest.mark.wire("body-time", "error-shape")
 async def test_a_slow_body_is_told_so_in_the_shape_of_its_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codegen_api.request_bodies.BODY_SECONDS", 0.01)
+    monkeypatch.setattr("codegen_api.http.request_bodies.BODY_SECONDS", 0.01)
 
     async with serving(dialects=EVERY, org_id="9") as site:
         for route in with_bodies():

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import Counter
 
 import codegen_api
-from codegen_api.metrics import PrometheusObserver
+from codegen_api.telemetry.metrics import PrometheusObserver
 from codegen_api.upstreams.codegen import CodegenUpstream
 from tests.dialects.site import gateway_app, lifespan, run
 from tests.upstreams.rawhost import Conversation, RawHost, raw_host

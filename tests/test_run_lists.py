@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegen_api.ownership import Ownership
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.upstreams import RunFilter
 from tests.fakehost import FakeHost
 from tests.test_ownership import SECRET, gateway_to, user

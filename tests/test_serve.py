@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import uvicorn
 
-from codegen_api import front_door, local_hosts, serve
+from codegen_api import front_door
 from codegen_api.auth.keys import parse_list
-from codegen_api.serve import START_SECONDS, _announce, _uvicorn_options
+from codegen_api.program import local_hosts, serve
+from codegen_api.program.serve import START_SECONDS, _announce, _uvicorn_options
 from tests.dialects.site import settings
 
 FORGED = [(b"x-forwarded-for", b"192.0.2.9"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"evil.example")]
@@ -81,7 +82,7 @@ def test_where_it_serves_is_said_however_long_the_start_took(
 
     with server:
         server.server_bind()
-        monkeypatch.setattr("codegen_api.serve.time.sleep", sleep)
+        monkeypatch.setattr("codegen_api.program.serve.time.sleep", sleep)
         _announce(f"http://127.0.0.1:{server.server_port}", [])
         server.shutdown()
         serving.join()
@@ -94,7 +95,7 @@ def test_the_first_lines_are_written_at_once_so_that_no_log_line_comes_between(m
     with http.server.HTTPServer(("127.0.0.1", 0), Livez) as server:
         serving = threading.Thread(target=server.handle_request)
         serving.start()
-        monkeypatch.setattr("codegen_api.serve.sys.stdout", unbuffered)
+        monkeypatch.setattr("codegen_api.program.serve.sys.stdout", unbuffered)
         _announce(f"http://127.0.0.1:{server.server_port}", ["  docs     here", "\nTry it:\n"])
         serving.join()
     assert written == [f"codegen_api is at http://127.0.0.1:{server.server_port}\n  docs     here\n\nTry it:\n\n"]
@@ -122,7 +123,7 @@ def test_ctrl_c_ends_a_start_without_a_traceback(monkeypatch: pytest.MonkeyPatch
     def interrupted(argv: Sequence[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("codegen_api.serve.main", interrupted)
+    monkeypatch.setattr("codegen_api.program.serve.main", interrupted)
     with pytest.raises(SystemExit) as ended:
         front_door.main([])
     assert ended.value.code == 130

@@ -8,8 +8,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from codegen_api import create_app
-from codegen_api.environment import PREFIX, SettingsError, adapter_options
 from codegen_api.settings import Settings, read_settings, suspicious_variables
+from codegen_api.settings.environment import PREFIX, SettingsError, adapter_options
 
 KEY = "0123456789abcdef" * 2
 VALID: dict[str, tuple[str, Any]] = {

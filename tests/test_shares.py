@@ -10,7 +10,7 @@ from codegen_api.errors import RateLimited
 from codegen_api.following import ReadQueue
 from codegen_api.following.shared_budgets import LONE_SHARE, FairShares
 from codegen_api.gateway import Gateway
-from codegen_api.ownership import Ownership
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.pace import LIMIT, WINDOW
 from codegen_api.runs import Run
 from codegen_api.upstreams import NewRun, RunFilter

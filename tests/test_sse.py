@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.delivery import WRITE_BYTES
 from codegen_api.errors import InvalidCursor
 from codegen_api.following import Position
+from codegen_api.http.delivery import WRITE_BYTES
+from codegen_api.http.sse import HEARTBEAT, EventStream, frame, line, parse_position, retry, with_heartbeats
 from codegen_api.runs import to_json
-from codegen_api.sse import HEARTBEAT, EventStream, frame, line, parse_position, retry, with_heartbeats
 from tests.dialects.eventsource import Early, parse
 from tests.test_runs import as_sent, values
 from tests.virtual import run

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from codegen_api.dialects.native import wire
-from codegen_api.edge import Edge
+from codegen_api.http.edge import Edge
 from tests.dialects.eventsource import parse
 from tests.dialects.site import Site, serving
 from tests.fakehost import FakeHost, Hosted

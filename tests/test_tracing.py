@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from codegen_api.build_parts import traces_wanted
-from codegen_api.environment import SettingsError
+from codegen_api.settings.environment import SettingsError
 from codegen_api.telemetry import (
     Trace,
     begin_call,
@@ -19,7 +19,7 @@ from codegen_api.telemetry import (
     trace,
     tracing_headers,
 )
-from codegen_api.tracing import OpenTelemetry
+from codegen_api.telemetry.tracing import OpenTelemetry
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, Site, serving
 from tests.end_to_end.collector import Collector, attributes, collector

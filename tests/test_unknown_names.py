@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from codegen_api.request_bodies import CallerFirst
+from codegen_api.http.request_bodies import CallerFirst
+from codegen_api.http.unknown_names import MAX_NAME, MAX_WARNINGS, drop_empty
 from codegen_api.runs import RunStatus
-from codegen_api.unknown_names import MAX_NAME, MAX_WARNINGS, drop_empty
 from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import Site, request_scope, run, serving
 from tests.fakehost import FakeHost

@@ -16,11 +16,11 @@ from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.app import dialect_of
-from codegen_api.delivery import ServerConnection
 from codegen_api.dialects import Dialect
-from codegen_api.edge import EXPOSED_HEADERS, MAX_PREFLIGHT
+from codegen_api.http.delivery import ServerConnection
+from codegen_api.http.edge import EXPOSED_HEADERS, MAX_PREFLIGHT
+from codegen_api.http.web import MethodNotAllowed, PayloadTooLarge, as_gateway_error
 from codegen_api.telemetry import trace
-from codegen_api.web import MethodNotAllowed, PayloadTooLarge, as_gateway_error
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
 from tests.dialects.site import AUTHORIZED, Connection, run, serving, settings

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from codegen_api import dialects, outbound, request_bodies
+from codegen_api import dialects, outbound
 from codegen_api import worker_thread as beside
 from codegen_api.dialects import MAX_EXAMINED, is_blank
 from codegen_api.errors import Rejected
 from codegen_api.following.rights import Rights
+from codegen_api.http import request_bodies
 from codegen_api.identity import Credential
 from codegen_api.runs import MOST_DIGITS, Json, Run, RunRef, RunStatus
 from codegen_api.stores.sql import tables

@@ -9,8 +9,8 @@ from codegen_api.auth.tickets import Ticket
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, GatewayError, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
 from codegen_api.identity import Caller, Principal
-from codegen_api.log_lines import LogLimiter
 from codegen_api.telemetry import Observer
+from codegen_api.telemetry.log_lines import LogLimiter
 
 LONGEST_TOKEN = 32 * 1024
 """Issuers may list all of a user's groups in a token; headers are limited to 64 KiB."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
-from codegen_api.log_lines import LogLimiter
 from codegen_api.telemetry import quoted
+from codegen_api.telemetry.log_lines import LogLimiter
 
 if TYPE_CHECKING:  # imported on demand: signatures need large libraries
     from codegen_api.auth.issuer_keys import FixedKey, KeySet

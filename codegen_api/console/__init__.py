@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from codegen_api.errors import GatewayError, NotFound
-from codegen_api.log_lines import LogLimiter
+from codegen_api.http.web import json_response
 from codegen_api.runs import Json, to_json
-from codegen_api.web import json_response
+from codegen_api.telemetry.log_lines import LogLimiter
 
 PATH = "/console/"
 PAGE = "index.html"

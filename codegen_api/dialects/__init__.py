@@ -19,10 +19,10 @@ from starlette.routing import BaseRoute, Route
 
 from codegen_api.errors import Detail, GatewayError, NotFound, NotOffered
 from codegen_api.errors import rejected as rejected
-from codegen_api.request_bodies import Authenticator, CallerFirst, dependencies
+from codegen_api.http.request_bodies import Authenticator, CallerFirst, dependencies
+from codegen_api.http.web import SCOPE
 from codegen_api.runs import Json
 from codegen_api.upstreams import PendingRequest
-from codegen_api.web import SCOPE
 
 EMPTY = "must not be empty"
 

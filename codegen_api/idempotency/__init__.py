@@ -23,6 +23,7 @@ from cachetools import TTLCache
 from codegen_api.errors import IdempotencyKeyReused, InProgress, OutcomeUnknown
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.run_lists import SEARCHED_PAGES
 from codegen_api.idempotency.keys import REPEATED_WITHIN, Key, Series, checked_key, series_of
 from codegen_api.idempotency.lookup import (
     CLOCK_SKEW,
@@ -37,7 +38,6 @@ from codegen_api.idempotency.lookup import (
 )
 from codegen_api.idempotency.records import Records, RequestRecord, RequestState, decoded_run, encoded_run
 from codegen_api.identity import Caller
-from codegen_api.run_lists import SEARCHED_PAGES
 from codegen_api.runs import Json, Run, RunRef
 from codegen_api.upstreams import NewRun
 from codegen_api.worker_thread import encoded

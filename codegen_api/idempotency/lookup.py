@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from codegen_api.errors import GatewayError, OutcomeUnknown, UpstreamError, UpstreamFailure, UpstreamUnreachable
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.run_lists import SEARCHED_PAGES
 from codegen_api.identity import ALL, READ, WRITE, Caller
-from codegen_api.run_lists import SEARCHED_PAGES
 from codegen_api.runs import Cursor, LogEntry, Run, RunRef
 from codegen_api.upstreams import RunFilter
 

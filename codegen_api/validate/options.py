@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 import codegen_api
-from codegen_api.environment import PREFIX, SettingsError, variables
 from codegen_api.settings import read_settings
+from codegen_api.settings.environment import PREFIX, SettingsError, variables
 
 Object = dict[str, Any]
 

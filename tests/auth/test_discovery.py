@@ -12,7 +12,7 @@ import pytest
 
 from codegen_api import create_app
 from codegen_api.build_auth import warnings_for
-from codegen_api.environment import SettingsError
+from codegen_api.settings.environment import SettingsError
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.site import Site, run, serving, settings
 from tests.fakehost import FakeHost

@@ -26,7 +26,7 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.run_lists import SEARCHED_PAGES
+from codegen_api.gateway.run_lists import SEARCHED_PAGES
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
 from tests.conversations.world import (

@@ -21,8 +21,8 @@ from codegen_api.conversations import (
     owner_of,
 )
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.identity import Caller, Credential, Principal
-from codegen_api.ownership import Ownership
 from codegen_api.runs import LogPage, Run, RunRef
 from codegen_api.stores import Conversation, Turn
 from codegen_api.telemetry import Observer

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from codegen_api.build_parts import DIALECTS
-from codegen_api.openapi import ANYWHERE, COMMON
-from codegen_api.web import WAITS
+from codegen_api.http.openapi import ANYWHERE, COMMON
+from codegen_api.http.web import WAITS
 from tests.dialects.rich import RichHost
 from tests.dialects.site import gateway_app
 from tests.dialects.test_native_documentation import operations

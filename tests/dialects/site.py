@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from codegen_api import Settings, create_app
 from codegen_api.app import Application
-from codegen_api.edge import Edge
-from codegen_api.environment import stripped
+from codegen_api.http.edge import Edge
+from codegen_api.settings.environment import stripped
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
 from tests.stores.model import ModelStore

@@ -9,8 +9,8 @@ from langgraph_sdk.errors import _extract_error_message
 
 from codegen_api import errors
 from codegen_api.dialects.agent_protocol.wire import KINDS, STATUSES, render_error
+from codegen_api.http.web import STATUSES as HTTP_STATUSES
 from codegen_api.stores import TurnState
-from codegen_api.web import STATUSES as HTTP_STATUSES
 from tests.dialects.eventsource import parse
 from tests.dialects.routes import methods, routes
 from tests.dialects.sdk import client_of, say, speaking

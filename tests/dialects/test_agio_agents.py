@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.dialects.agio.wire import render_error
-from codegen_api.web import MethodNotAllowed
+from codegen_api.http.web import MethodNotAllowed
 from tests.dialects.agio import finish, latest, prompts, said, speaking
 from tests.dialects.site import Site
 

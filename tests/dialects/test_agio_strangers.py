@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from codegen_api.web import SCOPE
+from codegen_api.http.web import SCOPE
 from tests.dialects.routes import methods, routes
 from tests.dialects.site import Site, gateway_app
 from tests.dialects.test_strangers import INTRUDERS, ISSUER, place

@@ -1,8 +1,8 @@
 """What is said of the AI SDK's stream, in the OpenAPI document and in docs/clients.md."""
 
 from codegen_api.dialects.ai_sdk.wire import FOLDED, UNFOLDED
-from codegen_api.openapi import COMMON
-from codegen_api.web import WAITS
+from codegen_api.http.openapi import COMMON
+from codegen_api.http.web import WAITS
 from tests.dialects.ai_sdk import shown
 from tests.dialects.documented import chapter, documented, routes_in, undescribed
 

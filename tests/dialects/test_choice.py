@@ -9,7 +9,7 @@ from codegen_api import Settings, create_app
 from codegen_api.app import Application
 from codegen_api.build_parts import DIALECTS
 from codegen_api.dialects import Absent
-from codegen_api.environment import SettingsError
+from codegen_api.settings.environment import SettingsError
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
 from tests.dialects.site import Connection, gateway_app, serving, settings

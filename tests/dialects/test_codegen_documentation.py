@@ -3,7 +3,7 @@
 from typing import Any
 
 from codegen_api.dialects.codegen import DIALECT
-from codegen_api.openapi import COMMON
+from codegen_api.http.openapi import COMMON
 from codegen_api.sandbox.host import OPERATIONS
 from tests.dialects.documented import assert_errors_described, chapter, routes_in
 from tests.dialects.rich import RichHost

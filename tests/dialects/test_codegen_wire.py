@@ -17,8 +17,8 @@ from codegen_api.dialects.codegen.wire import (
     runs_page,
     user_fields,
 )
+from codegen_api.gateway.run_lists import FoundRuns
 from codegen_api.identity import Principal
-from codegen_api.run_lists import FoundRuns
 from codegen_api.runs import LogEntry, LogPage, Paging, Run, RunRef, RunStatus, to_json
 from codegen_api.upstreams import Listing
 from codegen_api.upstreams.codegen.answers import entry_of, run_of

@@ -17,9 +17,9 @@ from codegen_api.dialects.everruns.messages import EventSpot
 from codegen_api.dialects.everruns.streams import EventFilter, Listener, events_of, turns_after
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
 from codegen_api.following import Patrol
+from codegen_api.gateway.viewing import StreamLimits
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn, TurnState
-from codegen_api.viewing import StreamLimits
 from tests.conversations.world import ALICE, Host, Process, World, kill, now, works_for_ever
 from tests.dialects.eventsource import parse
 from tests.virtual import run

@@ -5,7 +5,7 @@ import re
 from codegen_api.dialects.mcp.protocol import VERSIONS
 from codegen_api.dialects.mcp.runs import LOG, MOST_CHARACTERS
 from codegen_api.dialects.mcp.tools import LONGEST_WAIT, TOOLS
-from codegen_api.openapi import ANYWHERE, COMMON
+from codegen_api.http.openapi import ANYWHERE, COMMON
 from tests.dialects.documented import chapter, documented, routes_in, undescribed
 
 CLIENTS = chapter("MCP hosts")

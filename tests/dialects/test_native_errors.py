@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from codegen_api import errors
 from codegen_api.dialects.native.wire import render_error
-from codegen_api.web import (
+from codegen_api.http.web import (
     CorsRefused,
     HeadersTooLarge,
     MethodNotAllowed,

@@ -12,7 +12,7 @@ from codegen_api import errors
 from codegen_api.dialects.native.wire import EVENTS, LINES, Frames, try_again
 from codegen_api.following import Patrol
 from codegen_api.gateway import Gateway
-from codegen_api.sse import parse_position
+from codegen_api.http.sse import parse_position
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, serving

@@ -2,8 +2,8 @@
 
 from codegen_api.dialects.openai import schemas
 from codegen_api.dialects.openai.events import STRIDE
-from codegen_api.openapi import COMMON
-from codegen_api.web import WAITS
+from codegen_api.http.openapi import COMMON
+from codegen_api.http.web import WAITS
 from tests.dialects.documented import chapter, documented, routes_in, undescribed
 
 CLIENTS = chapter("OpenAI's API")

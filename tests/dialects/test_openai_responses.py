@@ -9,8 +9,8 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.dialects.openai.wire import LOST, render_error
+from codegen_api.http.web import RequestTimeout
 from codegen_api.runs import WaitReason
-from codegen_api.web import RequestTimeout
 from tests.dialects.openai import (
     RESPONSE,
     Seen,

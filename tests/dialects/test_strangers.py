@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from codegen_api.auth.keys import new_key
+from codegen_api.http.web import SCOPE
 from codegen_api.identity import SCOPES
-from codegen_api.web import SCOPE
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.routes import EVERY, ON_A_RUN, ask, methods, routes, wants_caller
 from tests.dialects.site import Site, refused, serving

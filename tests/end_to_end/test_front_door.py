@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import codegen_api
-from codegen_api.http1 import MAX_UNREAD
+from codegen_api.program.http1 import MAX_UNREAD
 from tests.commands import completed
 from tests.end_to_end import processes
 from tests.end_to_end.processes import (

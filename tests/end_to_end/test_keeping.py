@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from codegen_api.serve import LET_IN
+from codegen_api.program.serve import LET_IN
 from tests.end_to_end.processes import ALICE, SERVER, STARTING, Sandbox, Server, gateway, launched, line
 from tests.leaks import WATCH
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from codegen_api.serve import START_SECONDS
+from codegen_api.program.serve import START_SECONDS
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import BRISK
 from tests.end_to_end.processes import WAIT, Sandbox, Server, descendants, entry, eventually, gateway, plain_uvicorn

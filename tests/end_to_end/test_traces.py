@@ -245,14 +245,14 @@ def imported(*, blocked: bool = False, **variables: str) -> tuple[set[str], str]
 
 def test_nothing_of_it_is_imported_unless_it_is_switched_on() -> None:
     modules, _ = imported(OTEL_SERVICE_NAME="front")
-    assert {"codegen_api.tracing", "opentelemetry.sdk", "opentelemetry.exporter"} & modules == set()
+    assert {"codegen_api.telemetry.tracing", "opentelemetry.sdk", "opentelemetry.exporter"} & modules == set()
     modules, _ = imported(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    assert {"codegen_api.tracing", "opentelemetry.sdk"} <= modules
+    assert {"codegen_api.telemetry.tracing", "opentelemetry.sdk"} <= modules
 
 
 def test_where_the_extra_is_missing_the_log_says_so_and_all_else_works() -> None:
     modules, log = imported(blocked=True, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    assert "codegen_api.tracing" not in modules
+    assert "codegen_api.telemetry.tracing" not in modules
     assert "pip install 'codegen-gateway[otel]'" in log
 
 

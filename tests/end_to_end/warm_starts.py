@@ -233,7 +233,7 @@ def _spawn(path: bytes, arguments: Sequence[str | bytes], descriptors: Sequence[
             with suppress(OSError):
                 os.close(descriptor)
         for name in [*sys.modules]:
-            if name.partition(".")[0] == "prometheus_client" or name == "codegen_api.metrics":
+            if name.partition(".")[0] == "prometheus_client" or name == "codegen_api.telemetry.metrics":
                 del sys.modules[name]  # what they do is decided when they are imported
         sys.argv = ["-c", "--multiprocessing-fork"]
         multiprocessing.spawn.spawn_main(tracker_fd=int(call[1]), pipe_handle=int(call[2]))

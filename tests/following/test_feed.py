@@ -26,8 +26,8 @@ from codegen_api.errors import (
 )
 from codegen_api.following import FeedPosition, Patrol
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.identity import READ, SCOPES
-from codegen_api.ownership import Ownership
 from codegen_api.upstreams import NewRun
 from tests.closing import afterwards
 from tests.fakehost import FakeHost, Sequence, caller, in_front_of

@@ -16,8 +16,8 @@ from codegen_api.errors import (
 )
 from codegen_api.following import Leaving, Notice, Patrol, Position, Quiet, ReadQueue
 from codegen_api.gateway import Gateway
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.identity import READ, Caller, Credential, Principal
-from codegen_api.ownership import Ownership
 from codegen_api.runs import Changed, Run
 from codegen_api.upstreams import NewRun
 from tests.fakehost import FakeHost, caller, in_front_of

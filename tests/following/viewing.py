@@ -7,9 +7,9 @@ from typing import Any
 from codegen_api.brokers import Batch
 from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync
 from codegen_api.gateway import Gateway
+from codegen_api.http.sse import parse_position
 from codegen_api.identity import Caller
 from codegen_api.runs import Amended, Appended, Changed
-from codegen_api.sse import parse_position
 from tests.fakehost import caller
 
 

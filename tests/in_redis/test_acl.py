@@ -13,12 +13,12 @@ from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.brokers.redis import RedisBroker
 from codegen_api.following import Right
 from codegen_api.following.shared_budgets import Usage
+from codegen_api.gateway.viewing import StreamLimits
 from codegen_api.idempotency.records import MemoryRecords, RequestRecord, RequestState
 from codegen_api.identity import Principal
 from codegen_api.in_redis import InRedis
 from codegen_api.in_redis.records import RENEW
 from codegen_api.runs import Run, RunRef, RunStatus
-from codegen_api.viewing import StreamLimits
 from tests.brokers.logs import page
 from tests.in_redis.linking import instances, until
 from tests.redis_servers import redis_server

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from codegen_api.errors import RateLimited
+from codegen_api.gateway.viewing import StreamLimits
 from codegen_api.identity import Principal
 from codegen_api.in_redis import InRedis
-from codegen_api.viewing import StreamLimits
 from tests.in_redis.linking import instances, until, usable
 from tests.redis_servers import RedisServer
 

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from codegen_api import errors
-from codegen_api.proxies import displayed_proxy
+from codegen_api.outbound.proxies import displayed_proxy
 from codegen_api.upstreams.codegen import CodegenUpstream
 
 from .asking import CREDENTIAL, REF, RUN, TOKEN, asked, get_run

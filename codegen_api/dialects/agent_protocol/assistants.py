@@ -21,11 +21,11 @@ from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storabl
 from codegen_api.dialects.agent_protocol.threads import delete_threads_of
 from codegen_api.dialects.agent_protocol.wire import GRAPH, agent_fields, assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
+from codegen_api.http.web import json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as StoreQuery
-from codegen_api.web import json_response, operation
 
 router = routes_about("assistants")
 published = routes_about("agents and runs")

@@ -35,12 +35,12 @@ from codegen_api.dialects.agent_protocol.schemas import Id, Object, check_storab
 from codegen_api.dialects.agent_protocol.threads import new_thread, with_assistant
 from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Conflict, InvalidRequest, NotFound, NotOffered, Rejected
+from codegen_api.http.sse import NoReconnect
+from codegen_api.http.web import WantedOrganization, json_response, operation
 from codegen_api.identity import WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import NoReconnect
 from codegen_api.stores import Agent, Overtaken, Talk, Turn, TurnState
 from codegen_api.upstreams import NewRun
-from codegen_api.web import WantedOrganization, json_response, operation
 
 router = routes_about("runs")
 

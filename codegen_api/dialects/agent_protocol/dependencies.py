@@ -8,10 +8,10 @@ from fastapi.security import APIKeyHeader
 
 from codegen_api.conversations import CallerConversations
 from codegen_api.errors import InvalidToken
+from codegen_api.http.parts import conversations_of
+from codegen_api.http.request_bodies import Authenticator, CallerFirst
+from codegen_api.http.web import bearer, bearer_token, identify, identify_lenient, named
 from codegen_api.identity import Caller
-from codegen_api.parts import conversations_of
-from codegen_api.request_bodies import Authenticator, CallerFirst
-from codegen_api.web import bearer, bearer_token, identify, identify_lenient, named
 
 api_key = APIKeyHeader(
     name="x-api-key",

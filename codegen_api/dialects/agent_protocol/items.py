@@ -14,10 +14,10 @@ from codegen_api.dialects.agent_protocol.dependencies import MyConversations, ro
 from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storable
 from codegen_api.dialects.agent_protocol.wire import item_fields, page_headers
 from codegen_api.errors import NotOffered
+from codegen_api.http.web import json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import ANSWER_BYTES, Item
-from codegen_api.web import json_response, operation
 from codegen_api.worker_thread import encoded
 
 router = routes_about("store")

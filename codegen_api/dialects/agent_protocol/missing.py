@@ -11,9 +11,9 @@ from codegen_api.dialects.agent_protocol.dependencies import Asker, MyConversati
 from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.dialects.agent_protocol.threads import ThreadId, find_thread
 from codegen_api.errors import Unsupported
+from codegen_api.http.web import json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import to_json
-from codegen_api.web import json_response, operation
 
 about = routes_about("about", public=True)
 router = routes_about("not offered")

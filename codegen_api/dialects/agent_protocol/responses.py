@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from codegen_api.dialects.agent_protocol.wire import error_fields
 from codegen_api.errors import AlreadyExists, Unsupported
-from codegen_api.openapi import ANYWHERE, Answers
-from codegen_api.web import Responses
+from codegen_api.http.openapi import ANYWHERE, Answers
+from codegen_api.http.web import Responses
 
 TIME = "2026-11-20T12:00:00.000000Z"
 

@@ -28,9 +28,9 @@ from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.errors import GatewayError, StreamCut
-from codegen_api.parts import parts_of
+from codegen_api.http.parts import parts_of
+from codegen_api.http.sse import HEARTBEAT_SECONDS, STREAM_HEADERS, lasting, with_heartbeats
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import HEARTBEAT_SECONDS, STREAM_HEADERS, lasting, with_heartbeats
 from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import note
 

@@ -18,11 +18,11 @@ from codegen_api.dialects.agent_protocol.state import turn_values
 from codegen_api.dialects.agent_protocol.threads import find_thread
 from codegen_api.dialects.agent_protocol.wire import selected
 from codegen_api.errors import Conflict, NotFound, NotOffered
+from codegen_api.http.sse import LastEventId
+from codegen_api.http.web import json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import LastEventId
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import json_response, operation
 
 router = routes_about("runs")
 published = routes_about("agents and runs")

@@ -12,10 +12,10 @@ from codegen_api.dialects.agent_protocol.messages import (
     interrupts,
 )
 from codegen_api.dialects.agent_protocol.wire import task_id
+from codegen_api.http.web import timestamp
 from codegen_api.runs import Json, Step
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import PendingRequest
-from codegen_api.web import timestamp
 
 
 async def turn_values(conversations: CallerConversations, turn: Turn) -> Mapping[str, Json]:

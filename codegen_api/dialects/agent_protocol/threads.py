@@ -19,11 +19,11 @@ from codegen_api.dialects.agent_protocol.schemas import check_ids, check_storabl
 from codegen_api.dialects.agent_protocol.state import current_state, history, messages_of, state_at
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
+from codegen_api.http.web import json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Talk
 from codegen_api.stores import Query as StoreQuery
-from codegen_api.web import json_response, operation
 
 router = routes_about("threads")
 

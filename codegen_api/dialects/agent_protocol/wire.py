@@ -7,11 +7,11 @@ from starlette.responses import Response
 from codegen_api.dialects import detail_fields
 from codegen_api.dialects.agent_protocol.messages import interrupts
 from codegen_api.errors import GatewayError
+from codegen_api.http.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Item, Turn, TurnState
 from codegen_api.telemetry import request_id
 from codegen_api.upstreams import PendingRequest
-from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 
 GRAPH = "agent"
 """The only graph: the host's agent."""

@@ -14,12 +14,12 @@ from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agio.executions import OWN, own
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
 from codegen_api.errors import AlreadyExists, NotFound
+from codegen_api.http.parts import parts_of
+from codegen_api.http.web import json_response, operation
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
 from codegen_api.stores import Query as Wanted
-from codegen_api.web import json_response, operation
 
 router = routes_about("agents")
 

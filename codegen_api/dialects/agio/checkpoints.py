@@ -22,10 +22,10 @@ from codegen_api.dialects.agio.executions import OWN, Execution, continued, find
 from codegen_api.dialects.agio.runs import RunId, message_of
 from codegen_api.dialects.agio.wire import page
 from codegen_api.errors import Conflict, NotFound, NotOffered
+from codegen_api.http.web import WantedOrganization, json_response, operation, timestamp
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, Step, StepKind, to_json
 from codegen_api.stores import Conversation, Turn
-from codegen_api.web import WantedOrganization, json_response, operation, timestamp
 
 router = routes_about("checkpoints")
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.parts import conversations_of
-from codegen_api.request_bodies import CallerFirst
-from codegen_api.web import authenticate_lenient, bearer, named
+from codegen_api.http.parts import conversations_of
+from codegen_api.http.request_bodies import CallerFirst
+from codegen_api.http.web import authenticate_lenient, bearer, named
 
 MyConversations = Annotated[CallerConversations, conversations_of(authenticate_lenient)]
 

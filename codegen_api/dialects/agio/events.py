@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 from codegen_api.conversations import START, Form, Slot, TurnChanges, TurnEntry, TurnTeller, output_of
 from codegen_api.conversations.turn_events import ActionClosed, EntryAdded, EntryChanged, EntryRepeated, TurnEvent
 from codegen_api.errors import InvalidCursor
+from codegen_api.http.sse import frame
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
-from codegen_api.sse import frame
 from codegen_api.stores import Turn, TurnState
 
 PLACES = 5

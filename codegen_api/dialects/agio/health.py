@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from codegen_api.dialects.agio import responses
 from codegen_api.dialects.agio.dependencies import routes_about
-from codegen_api.parts import Door, parts_of
+from codegen_api.http.parts import Door, parts_of
+from codegen_api.http.web import json_response, timestamp
 from codegen_api.runs import to_json
-from codegen_api.web import json_response, timestamp
 
 router = routes_about("health", public=True)
 

@@ -10,10 +10,10 @@ from codegen_api.dialects.agio.executions import Execution
 from codegen_api.dialects.agio.streams import ending
 from codegen_api.dialects.agio.wire import error_fields, metrics_fields
 from codegen_api.errors import Conflict
-from codegen_api.openapi import ANYWHERE, Answers
+from codegen_api.http.openapi import ANYWHERE, Answers
+from codegen_api.http.web import Responses
 from codegen_api.runs import LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import Responses
 
 MOMENT = "2026-11-20T12:00:00.000Z"
 RUN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"

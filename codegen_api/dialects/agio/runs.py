@@ -20,14 +20,14 @@ from codegen_api.dialects.agio.executions import OWN, AgioStatus, Execution, eve
 from codegen_api.dialects.agio.streams import Reader, frames, metrics, outcome
 from codegen_api.dialects.agio.wire import metrics_fields, page, run_fields
 from codegen_api.errors import Conflict, ConversationBusy, GatewayError, NotOffered, Unsupported, UpstreamFailure
+from codegen_api.http.parts import parts_of
+from codegen_api.http.sse import STREAM_HEADERS, LastEventId, NoReconnect, lasting
+from codegen_api.http.unknown_names import warn
+from codegen_api.http.web import WantedOrganization, json_response, operation, timestamp
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import STREAM_HEADERS, LastEventId, NoReconnect, lasting
 from codegen_api.stores import Conversation, TurnState
-from codegen_api.unknown_names import warn
 from codegen_api.upstreams import NewRun, require_few_bytes
-from codegen_api.web import WantedOrganization, json_response, operation, timestamp
 
 chats, router = routes_about("chat"), routes_about("runs")
 

@@ -14,8 +14,8 @@ from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent,
 from codegen_api.dialects.agio.executions import AgioStatus, Execution, find_run
 from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown, StreamCut
+from codegen_api.http.sse import HEARTBEAT_SECONDS, with_heartbeats
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import HEARTBEAT_SECONDS, with_heartbeats
 from codegen_api.stores import TurnState
 from codegen_api.telemetry import note
 

@@ -6,10 +6,18 @@ from starlette.responses import Response
 
 from codegen_api.dialects.agio.executions import Execution, own, user_of
 from codegen_api.errors import Detail, GatewayError
+from codegen_api.http.web import (
+    WAITS,
+    MethodNotAllowed,
+    error_headers,
+    json_response,
+    retry_after,
+    status_of,
+    timestamp,
+)
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
 from codegen_api.telemetry import request_id
-from codegen_api.web import WAITS, MethodNotAllowed, error_headers, json_response, retry_after, status_of, timestamp
 
 DEFAULT_MODEL = "default"
 """The name that stands for the host's choice of a model."""

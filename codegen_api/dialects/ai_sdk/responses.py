@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 from codegen_api.conversations import PING, TurnChanges, TurnEntry
 from codegen_api.dialects.ai_sdk.wire import ChatEntry, ChatTeller, error_text
 from codegen_api.errors import ConversationBusy
-from codegen_api.openapi import Answers
+from codegen_api.http.openapi import Answers
+from codegen_api.http.web import Responses
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import Responses
 
 TURN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"
 

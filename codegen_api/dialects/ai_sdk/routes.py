@@ -10,13 +10,13 @@ from codegen_api.dialects.ai_sdk import responses, schemas
 from codegen_api.dialects.ai_sdk.turns import messages_of, turn_for
 from codegen_api.dialects.ai_sdk.wire import ChatEntry, ChatTeller, broken
 from codegen_api.errors import NotFound
+from codegen_api.http.parts import conversations_of
+from codegen_api.http.request_bodies import CallerFirst
+from codegen_api.http.sse import STREAM_HEADERS, lasting
+from codegen_api.http.web import WantedOrganization, authenticate_lenient, bearer, json_response, named, operation
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import conversations_of
-from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import to_json
-from codegen_api.sse import STREAM_HEADERS, lasting
 from codegen_api.stores import Turn
-from codegen_api.web import WantedOrganization, authenticate_lenient, bearer, json_response, named, operation
 
 MyConversations = Annotated[CallerConversations, conversations_of(authenticate_lenient)]
 ChatPath = Annotated[str, Path(description="The chat's id, which the client chose.")]

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from codegen_api.conversations import EntryRepeated, Form, HoldingTeller, TurnChanges, TurnEntry, is_own_prompt
 from codegen_api.dialects import pending_fields
 from codegen_api.errors import Detail, GatewayError
+from codegen_api.http.web import error_headers, status_of, timestamp
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import PendingRequest
-from codegen_api.web import error_headers, status_of, timestamp
 
 Part = Mapping[str, Json]
 """A part of a message."""

@@ -12,11 +12,11 @@ from codegen_api.dialects import not_offered
 from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
 from codegen_api.errors import Rejected, Unsupported, UpstreamError
+from codegen_api.http.parts import Door, Idempotent
+from codegen_api.http.web import Asker, IdempotencyKey, Limit, Skip, json_response, operation, replayed, router_of
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import Door, Idempotent
 from codegen_api.runs import Run, to_json
 from codegen_api.upstreams import Listing, NewRun, RunFilter
-from codegen_api.web import Asker, IdempotencyKey, Limit, Skip, json_response, operation, replayed, router_of
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api import openapi
 from codegen_api.dialects import Ignored, Images, Prompt
 from codegen_api.dialects.codegen.wire import error_fields, with_host_times
+from codegen_api.http import openapi
 
 T = TypeVar("T")
 

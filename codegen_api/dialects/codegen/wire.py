@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from starlette.responses import Response
 
 from codegen_api.errors import Detail, GatewayError, Rejected
+from codegen_api.gateway.run_lists import FoundRuns
+from codegen_api.http.web import error_headers, json_response, status_of
 from codegen_api.identity import Principal
-from codegen_api.run_lists import FoundRuns
 from codegen_api.runs import Json, LogEntry, LogPage, Paging, Run, to_json
 from codegen_api.telemetry import request_id
-from codegen_api.web import error_headers, json_response, status_of
 
 _OURS = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d(?:\.\d+)?)Z", re.ASCII)
 

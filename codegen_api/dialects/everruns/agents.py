@@ -16,10 +16,10 @@ from codegen_api.dialects.everruns.families import is_id, stored_id
 from codegen_api.dialects.everruns.schemas import check_storable
 from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, agent_fields, list_response, own, without_nulls
 from codegen_api.errors import NotFound
+from codegen_api.http.web import json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
-from codegen_api.web import json_response, operation
 
 router = routes_about("agents")
 

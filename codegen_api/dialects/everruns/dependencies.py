@@ -8,10 +8,10 @@ from fastapi.security import APIKeyHeader
 from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.everruns.wire import EverrunsClient, parse_organization
 from codegen_api.errors import InvalidToken, NotOffered
+from codegen_api.http.parts import conversations_of
+from codegen_api.http.request_bodies import Authenticator, CallerFirst
+from codegen_api.http.web import bearer, identify_lenient, named
 from codegen_api.identity import Caller
-from codegen_api.parts import conversations_of
-from codegen_api.request_bodies import Authenticator, CallerFirst
-from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(
     name="Authorization",

@@ -37,10 +37,10 @@ from codegen_api.dialects.everruns.messages import (
     message_fields,
     user_messages,
 )
+from codegen_api.http.web import timestamp
 from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import PendingRequest
-from codegen_api.web import timestamp
 
 DELTA = "output.message.delta"
 

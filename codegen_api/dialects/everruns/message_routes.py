@@ -29,12 +29,12 @@ from codegen_api.dialects.everruns.sessions import (
 )
 from codegen_api.dialects.everruns.streams import EventFilter, Listener, events_of, messages_of
 from codegen_api.dialects.everruns.wire import EverrunsClient, list_response, own, without_nulls
+from codegen_api.http.sse import LastEventId, lasting
+from codegen_api.http.web import REPLAYED, IdempotencyKey, Responses, json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import LastEventId, lasting
 from codegen_api.stores import Conversation, Turn, TurnState
 from codegen_api.upstreams import NewRun
-from codegen_api.web import REPLAYED, IdempotencyKey, Responses, json_response, operation
 
 Endpoint = Callable[..., Awaitable[Response]]
 

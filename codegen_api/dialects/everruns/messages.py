@@ -11,9 +11,9 @@ from enum import StrEnum
 from codegen_api.conversations import EventLayout, arguments_of, content_of, is_own_prompt
 from codegen_api.dialects import EMPTY, heard_image, is_blank, rejected
 from codegen_api.dialects.everruns.families import MOST_PLACES, Family, Spot, as_uuid, derived_id
+from codegen_api.http.web import timestamp
 from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn
-from codegen_api.web import timestamp
 
 _DATA_URI = re.compile(r"data:([\w.+-]{1,100}/[\w.+-]{1,100});base64,", re.ASCII)
 

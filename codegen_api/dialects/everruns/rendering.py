@@ -13,8 +13,8 @@ from codegen_api.dialects.everruns.events import EntryAsEvents, EventRenderer, S
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family, Spot, event_hex
 from codegen_api.dialects.everruns.messages import Role, message_fields
 from codegen_api.errors import Detail, InvalidRequest
+from codegen_api.http.sse import frame
 from codegen_api.runs import Json, LogEntry, Step, to_json
-from codegen_api.sse import frame
 from codegen_api.stores import Turn
 
 

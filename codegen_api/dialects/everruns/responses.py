@@ -12,10 +12,10 @@ from codegen_api.dialects.everruns.rendering import FrameRenderer
 from codegen_api.dialects.everruns.streams import CONNECTED
 from codegen_api.dialects.everruns.wire import PROBLEM, error_fields
 from codegen_api.errors import ConversationBusy
-from codegen_api.openapi import Answers
+from codegen_api.http.openapi import Answers
+from codegen_api.http.web import Responses
 from codegen_api.runs import LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import Responses
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ from codegen_api.dialects.everruns.families import FLAT, id_for_key, stored_id
 from codegen_api.dialects.everruns.schemas import check_storable
 from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, list_response, session_fields, without_nulls
 from codegen_api.errors import Conflict, IdempotencyKeyReused, NotFound
+from codegen_api.http.web import REPLAYED, IdempotencyKey, json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation
 from codegen_api.stores import Query as StoreQuery
-from codegen_api.web import REPLAYED, IdempotencyKey, json_response, operation
 
 flat = routes_about("sessions", "/v1/sessions")
 nested = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")

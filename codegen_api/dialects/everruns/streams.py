@@ -15,8 +15,8 @@ from codegen_api.dialects.everruns.families import NESTED, START, Family, Spot
 from codegen_api.dialects.everruns.messages import SessionMessage
 from codegen_api.dialects.everruns.rendering import EventFrame, FrameRenderer
 from codegen_api.errors import GatewayError, NotFound, ShuttingDown, StreamCut
+from codegen_api.http.sse import frame, retry
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import frame, retry
 from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import note
 

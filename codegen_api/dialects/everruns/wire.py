@@ -13,10 +13,10 @@ from codegen_api.conversations import CallerConversations
 from codegen_api.dialects import detail_fields
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family, as_uuid, derived_id
 from codegen_api.errors import GatewayError
+from codegen_api.http.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Turn
 from codegen_api.telemetry import request_id
-from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 
 OWN = "everruns"
 """The name of this dialect's data in agents and conversations. It also marks those that were created here."""

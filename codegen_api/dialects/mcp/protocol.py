@@ -19,11 +19,11 @@ from starlette.responses import Response
 
 from codegen_api.errors import Detail, GatewayError, InsufficientScope, NotAuthenticated, Rejected
 from codegen_api.gateway import Gateway
+from codegen_api.http.parts import Parts, parts_of
+from codegen_api.http.web import CorsRefused, as_gateway_error, error_headers, json_response, status_of
 from codegen_api.identity import WRITE, Caller
-from codegen_api.parts import Parts, parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.telemetry import note, request_id
-from codegen_api.web import CorsRefused, as_gateway_error, error_headers, json_response, status_of
 
 T = TypeVar("T")
 Result = Mapping[str, Json]

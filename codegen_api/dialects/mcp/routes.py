@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
-from codegen_api import web
 from codegen_api.dialects.mcp import protocol
 from codegen_api.dialects.mcp.protocol import McpCall, Outcome, Result, RpcError, ToolProgress
 from codegen_api.dialects.mcp.runs import LOG, TASK_METHODS, read_resource
 from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
 from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated, NotFound
+from codegen_api.http import web
+from codegen_api.http.openapi import ANYWHERE, Answers
+from codegen_api.http.parts import parts_of
+from codegen_api.http.request_bodies import Authenticator, CallerFirst
+from codegen_api.http.sse import HEARTBEAT, frame, lasting
 from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.openapi import ANYWHERE, Answers
-from codegen_api.parts import parts_of
-from codegen_api.request_bodies import Authenticator, CallerFirst
 from codegen_api.runs import to_json
-from codegen_api.sse import HEARTBEAT, frame, lasting
 
 if TYPE_CHECKING:  # loaded only if the deployment accepts JWTs
     from codegen_api.auth.jwts import Jwts

@@ -15,12 +15,12 @@ from codegen_api.dialects import rejected
 from codegen_api.dialects.mcp.protocol import INVALID_PARAMS, McpCall, Result, RpcError, tool_result
 from codegen_api.errors import IdempotencyKeyReused, InvalidCursor, NotFound, Rejected, RunEnded
 from codegen_api.following import Position
+from codegen_api.http.sse import parse_position
+from codegen_api.http.web import timestamp
 from codegen_api.idempotency.keys import message_key
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Cursor, Json, LogEntry, Run, RunStatus, WaitReason, to_json
-from codegen_api.sse import parse_position
 from codegen_api.upstreams import Decision, PendingRequest
-from codegen_api.web import timestamp
 
 MOST_CHARACTERS = 20_000
 """The bound on the entries of one result."""

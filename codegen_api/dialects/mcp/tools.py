@@ -13,11 +13,11 @@ from codegen_api.dialects.mcp import runs
 from codegen_api.dialects.mcp.protocol import Function, McpCall, Outcome, Tool, ToolProgress, tool_error, tool_result
 from codegen_api.errors import Conflict, GatewayError
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Update, loop_time
+from codegen_api.gateway.viewing import Stream
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Appended, Changed, Run, RunRef, RunStatus, WaitReason
 from codegen_api.telemetry import count_entries
 from codegen_api.upstreams import Decision, NewRun, RunFilter
-from codegen_api.viewing import Stream
 
 INSTRUCTIONS = (
     "Coding agents that work by themselves: a run is a piece of work, and takes minutes to hours. Start one with"

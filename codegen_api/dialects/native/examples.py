@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from codegen_api import following, openapi
+from codegen_api import following
 from codegen_api.brokers import Batch
 from codegen_api.dialects import pending_fields
 from codegen_api.dialects.native.wire import EVENTS, LINES, RETRY_MS, Writer, entry_json, framed, run_fields
 from codegen_api.following import Described, FeedPosition, Position
+from codegen_api.http import openapi
 from codegen_api.positions import Sighting
 from codegen_api.runs import Amended, Appended, Changed, Json, LogEntry, Run, RunRef, RunStatus, WaitReason, to_json
 from codegen_api.upstreams import PendingRequest

@@ -10,13 +10,9 @@ from codegen_api.dialects import pending_fields
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.streams import RunId, feed, logs
 from codegen_api.dialects.native.wire import entry_json, paging_fields, run_fields, run_path
-from codegen_api.identity import READ, WRITE
-from codegen_api.parts import Door, Idempotent, parts_of
-from codegen_api.runs import Json, RunStatus, to_json
-from codegen_api.telemetry import Observation
-from codegen_api.unknown_names import warn
-from codegen_api.upstreams import Decision, NewRun, RunFilter
-from codegen_api.web import (
+from codegen_api.http.parts import Door, Idempotent, parts_of
+from codegen_api.http.unknown_names import warn
+from codegen_api.http.web import (
     Asker,
     IdempotencyKey,
     Limit,
@@ -29,6 +25,10 @@ from codegen_api.web import (
     router_of,
     timestamp,
 )
+from codegen_api.identity import READ, WRITE
+from codegen_api.runs import Json, RunStatus, to_json
+from codegen_api.telemetry import Observation
+from codegen_api.upstreams import Decision, NewRun, RunFilter
 
 runs = router_of()
 REDIS_AWAY = "unavailable (fallback to memory)"

@@ -14,9 +14,9 @@ from codegen_api.dialects import EMPTY, Images, Prompt, is_blank
 from codegen_api.dialects.native import examples
 from codegen_api.dialects.native.wire import error_fields
 from codegen_api.errors import Conflict, RunEnded, RunFinal, TicketsNotConfigured
-from codegen_api.openapi import ANYWHERE, COMMON, REPLAYED, Answers, header
+from codegen_api.http.openapi import ANYWHERE, COMMON, REPLAYED, Answers, header
+from codegen_api.http.web import Responses
 from codegen_api.runs import RunStatus, WaitReason
-from codegen_api.web import Responses
 
 HostId = int | str
 """An id, as the host gives it."""

@@ -12,12 +12,9 @@ from codegen_api.auth.tickets import FEED, Tickets
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.wire import EVENTS, LINES, Frames, Writer, feed_frames, run_path, try_again
 from codegen_api.following import MOST_RUNS, FeedPosition, Position
-from codegen_api.identity import READ, Caller
-from codegen_api.parts import Door, parts_of
-from codegen_api.runs import Json, RunRef, to_json
-from codegen_api.sse import HEAD_ONLY, LastEventId, lasting, parse_position
-from codegen_api.taps import Tap
-from codegen_api.web import (
+from codegen_api.http.parts import Door, parts_of
+from codegen_api.http.sse import HEAD_ONLY, LastEventId, lasting, parse_position
+from codegen_api.http.web import (
     Asker,
     WantedOrganization,
     address_of,
@@ -29,6 +26,9 @@ from codegen_api.web import (
     router_of,
     timestamp,
 )
+from codegen_api.identity import READ, Caller
+from codegen_api.runs import Json, RunRef, to_json
+from codegen_api.taps import Tap
 
 feed, logs = router_of("Runs"), router_of("Logs")
 

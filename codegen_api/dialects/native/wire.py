@@ -11,12 +11,12 @@ from starlette.responses import Response
 from codegen_api import errors, following
 from codegen_api.brokers import Batch
 from codegen_api.dialects import detail_fields
+from codegen_api.gateway.viewing import Stream
+from codegen_api.http.sse import HEARTBEAT, frame, line, retry
+from codegen_api.http.web import WAITS, error_headers, json_response, retry_after, status_of
 from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitReason, to_json
-from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.taps import Tap
 from codegen_api.telemetry import count_entries, note, record_ending, record_notice, request_id, trace
-from codegen_api.viewing import Stream
-from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
 """Reconnect delay of clients whose stream broke."""

@@ -27,12 +27,12 @@ from codegen_api.dialects.openai.items import RESPONSE, Item, ResponseEntry, las
 from codegen_api.dialects.openai.turns import begin
 from codegen_api.dialects.openai.wire import DEFAULT, LOST, STATUSES, error_fields
 from codegen_api.errors import GatewayError, NotFound, RunFailed
+from codegen_api.http.sse import lasting
+from codegen_api.http.web import WantedOrganization, json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import lasting
 from codegen_api.stores import Query, Turn, TurnState
 from codegen_api.upstreams import PendingRequest
-from codegen_api.web import WantedOrganization, json_response, operation
 
 router = routes_about("chat completions")
 

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from codegen_api.conversations import CallerConversations, Once
+from codegen_api.http.parts import Idempotent, conversations_of
+from codegen_api.http.request_bodies import CallerFirst
+from codegen_api.http.web import IdempotencyKey, authenticate_lenient, bearer, named
 from codegen_api.idempotency.keys import Attempt
-from codegen_api.parts import Idempotent, conversations_of
-from codegen_api.request_bodies import CallerFirst
-from codegen_api.web import IdempotencyKey, authenticate_lenient, bearer, named
 
 MyConversations = Annotated[CallerConversations, conversations_of(authenticate_lenient)]
 

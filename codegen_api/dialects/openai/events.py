@@ -15,8 +15,8 @@ from codegen_api.conversations.streams import ReaderAhead, frames, updates
 from codegen_api.dialects.openai.items import WRITING, Item, ResponseEntry, last_items, settled
 from codegen_api.dialects.openai.wire import event, last_event, response_fields
 from codegen_api.errors import GatewayError, StreamCut
+from codegen_api.http.sse import HEARTBEAT_SECONDS, with_heartbeats
 from codegen_api.runs import Json
-from codegen_api.sse import HEARTBEAT_SECONDS, with_heartbeats
 from codegen_api.stores import Turn
 from codegen_api.telemetry import note
 from codegen_api.upstreams import PendingRequest

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from codegen_api.dialects.openai.wire import error_fields
 from codegen_api.errors import ConversationBusy, Detail, NotOffered
-from codegen_api.openapi import Answers
+from codegen_api.http.openapi import Answers
 
 JsonObject = dict[str, Any]
 

@@ -16,11 +16,11 @@ from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE, Item, inpu
 from codegen_api.dialects.openai.turns import begin, find_turn
 from codegen_api.dialects.openai.wire import OWN, own, response_fields
 from codegen_api.errors import NotFound
+from codegen_api.http.sse import lasting
+from codegen_api.http.web import WantedOrganization, json_response, operation
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import lasting
 from codegen_api.stores import Conversation, Turn
-from codegen_api.web import WantedOrganization, json_response, operation
 from codegen_api.worker_thread import encoded
 
 router, talks = routes_about("responses"), routes_about("conversations")

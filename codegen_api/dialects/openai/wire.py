@@ -8,11 +8,11 @@ from codegen_api.conversations import parent_of
 from codegen_api.dialects import pending_fields
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
 from codegen_api.errors import Detail, GatewayError, InProgress, Interrupted, NotOffered, Unavailable, UpstreamFailure
+from codegen_api.http.sse import frame
+from codegen_api.http.web import RequestTimeout, error_headers, json_response, status_of
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import frame
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import PendingRequest
-from codegen_api.web import RequestTimeout, error_headers, json_response, status_of
 
 OWN = "openai"
 

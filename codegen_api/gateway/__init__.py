@@ -10,19 +10,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from codegen_api.accounts import Accounts
 from codegen_api.brokers import Broker, RunCancelled, RunResumed
 from codegen_api.errors import RunEnded, RunFinal, Unsupported
-from codegen_api.feeds import Feeds
 from codegen_api.following import Attendant, Patrol, Position, ReadQueue, loop_time
 from codegen_api.following.hub import Hub
 from codegen_api.following.portions import Portions
 from codegen_api.following.rights import CommonRights, Rights
-from codegen_api.host_reads import Reads, preceding_write
+from codegen_api.gateway.accounts import Accounts
+from codegen_api.gateway.feeds import Feeds
+from codegen_api.gateway.host_reads import Reads, preceding_write
+from codegen_api.gateway.ownership import Ownership, on_behalf_of
+from codegen_api.gateway.run_lists import FoundRuns, RunLists
+from codegen_api.gateway.viewing import OpenStreams, Stream, StreamLimits, Viewing
 from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
-from codegen_api.run_lists import FoundRuns, RunLists
 from codegen_api.runs import Cursor, LogEntry, LogPage, Run, RunRef, RunStatus, Step
 from codegen_api.telemetry import Observation, Observer, Observers
 from codegen_api.upstreams import (
@@ -37,7 +38,6 @@ from codegen_api.upstreams import (
     Upstream,
     require_few_bytes,
 )
-from codegen_api.viewing import OpenStreams, Stream, StreamLimits, Viewing
 
 _FINISHED = (RunStatus.COMPLETED, RunStatus.FAILED)
 

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from codegen_api.errors import NotFound
+from codegen_api.http.web import json_response
 from codegen_api.runs import to_json
-from codegen_api.web import json_response
 from codegen_api.worker_thread import in_thread
 
 ASSETS = "/docs/assets"

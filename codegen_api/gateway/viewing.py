@@ -13,8 +13,8 @@ from codegen_api.errors import AtCapacity, GatewayError, RateLimited
 from codegen_api.following import Current, Ended, Patrol, Position, Quiet, Update, loop_time
 from codegen_api.following.hub import Hub
 from codegen_api.following.rights import Right
+from codegen_api.gateway.ownership import Ownership, on_behalf_of
 from codegen_api.identity import READ, Caller, Principal
-from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.runs import Appended, Changed, Cursor, Run, RunRef
 from codegen_api.taps import Pulled, Tap
 from codegen_api.telemetry import Observer, Trace, trace

@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api.errors import AtCapacity, rejected
+from codegen_api.http.lean_routes import LeanCall
+from codegen_api.http.unknown_names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
 from codegen_api.identity import Caller
-from codegen_api.lean_routes import LeanCall
 from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
-from codegen_api.unknown_names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
 from codegen_api.worker_thread import LARGE, in_thread
 
 MAX_VALUES = 10_000

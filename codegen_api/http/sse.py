@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from codegen_api.delivery import Delivery, Outlet, ServerConnection, Source
 from codegen_api.errors import InvalidCursor, InvalidRequest
-from codegen_api.parts import parts_of
+from codegen_api.http.delivery import Delivery, Outlet, ServerConnection, Source
+from codegen_api.http.parts import parts_of
 from codegen_api.positions import AMENDABLE, Position, Sighting, names_a_position
 from codegen_api.taps import Pulled, Tap
 

@@ -13,14 +13,14 @@ from codegen_api.following.feed_viewer import Choice, FeedViewer
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Rights
 from codegen_api.following.troubles import Troubles
-from codegen_api.host_reads import Reads
+from codegen_api.gateway.host_reads import Reads
+from codegen_api.gateway.ownership import on_behalf_of
+from codegen_api.gateway.run_lists import RunLists
+from codegen_api.gateway.viewing import Viewing
 from codegen_api.identity import ALL, READ, Caller, Credential
-from codegen_api.ownership import on_behalf_of
-from codegen_api.run_lists import RunLists
 from codegen_api.runs import Run, RunRef
 from codegen_api.singleflight import Singleflight
 from codegen_api.upstreams import Listing, RunFilter, Upstream
-from codegen_api.viewing import Viewing
 
 FRONT = 100
 """Number of runs read from the front of the host's list."""

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 from codegen_api import errors
 from codegen_api.errors import GatewayError
+from codegen_api.http.web import WAITS, HeadersTooLarge, PayloadTooLarge, RequestTimeout, Responses, UriTooLong
 from codegen_api.runs import Json
-from codegen_api.web import WAITS, HeadersTooLarge, PayloadTooLarge, RequestTimeout, Responses, UriTooLong
 
 Meaning = tuple[GatewayError, str]
 """For one status, an error as the example, and a description of all errors."""

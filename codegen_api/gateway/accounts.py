@@ -7,10 +7,10 @@ from cachetools import TTLCache
 
 from codegen_api.errors import Forbidden, OrganizationRequired, Unsupported, UpstreamError
 from codegen_api.following import loop_time
-from codegen_api.host_reads import Reads, with_retries
+from codegen_api.gateway.host_reads import Reads, with_retries
+from codegen_api.gateway.ownership import on_behalf_of
+from codegen_api.gateway.run_lists import SEARCHED_PAGES
 from codegen_api.identity import Caller, Credential
-from codegen_api.ownership import on_behalf_of
-from codegen_api.run_lists import SEARCHED_PAGES
 from codegen_api.runs import Paging
 from codegen_api.upstreams import Listing, Members, Organization, Repositories, Repository, Upstream, User
 

@@ -26,15 +26,15 @@ import uvicorn
 from fastapi import FastAPI
 
 import codegen_api
-from codegen_api import local_hosts
 from codegen_api.app import create_app
 from codegen_api.build_parts import allows_anonymous
 from codegen_api.colours import BOLD, DIM, painted, shows_colours
-from codegen_api.environment import PREFIX, SettingsError
-from codegen_api.http1 import StrictHttpProtocol
-from codegen_api.log_lines import form_of
 from codegen_api.origins import is_loopback
+from codegen_api.program import local_hosts
+from codegen_api.program.http1 import StrictHttpProtocol
 from codegen_api.settings import Settings, read_settings
+from codegen_api.settings.environment import PREFIX, SettingsError
+from codegen_api.telemetry.log_lines import form_of
 
 if sys.platform != "win32":
     import resource
@@ -172,7 +172,8 @@ def _serve(settings: Settings, port: int, reload: bool, url: str, lines: Sequenc
     # uvicorn re-raises the signal after a clean shutdown; exit with status 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("uvicorn.error").addFilter(_quiet_after_signal)
-    uvicorn.run("codegen_api.serve:application", factory=True, port=port, reload=reload, **_uvicorn_options(settings))
+    options = _uvicorn_options(settings)
+    uvicorn.run(f"{__name__}:application", factory=True, port=port, reload=reload, **options)
 
 
 def _quiet_after_signal(record: logging.LogRecord) -> bool:

@@ -17,8 +17,8 @@ import orjson
 
 from codegen_api.colours import BOLD, CYAN, DIM, GREEN, RED, YELLOW, painted, shows_colours
 from codegen_api.exhaustion import exhausted_resource
-from codegen_api.log_handler import ThreadedHandler
 from codegen_api.telemetry import Trace, logger, trace, warn_once_a_minute
+from codegen_api.telemetry.log_handler import ThreadedHandler
 
 SELDOM = 60.0
 """Seconds between two equal lines that would otherwise be logged for every request."""

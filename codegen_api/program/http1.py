@@ -24,11 +24,11 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from codegen_api.delivery import Delivery
 from codegen_api.dialects.native.wire import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
+from codegen_api.http.delivery import Delivery
+from codegen_api.http.web import HeadersTooLarge
 from codegen_api.telemetry import Trace, trace, warn_once_a_minute
-from codegen_api.web import HeadersTooLarge
 
 if sys.platform != "win32":
     import resource

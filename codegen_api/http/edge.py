@@ -21,14 +21,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codegen_api import origins, web
+from codegen_api import origins
 from codegen_api.auth.quota import WINDOW, QuotaState
-from codegen_api.delivery import Delivery, ServerConnection
 from codegen_api.errors import GatewayError, Interrupted, InvalidRequest, LoopDetected, ShuttingDown, TokenInUrl
-from codegen_api.log_lines import log_request
-from codegen_api.request_bodies import BodyBudget, IncomingBody
-from codegen_api.sse import HEAD_ONLY
+from codegen_api.http import web
+from codegen_api.http.delivery import Delivery, ServerConnection
+from codegen_api.http.request_bodies import BodyBudget, IncomingBody
+from codegen_api.http.sse import HEAD_ONLY
 from codegen_api.telemetry import Observer, Trace, Tracer, log_fault, trace
+from codegen_api.telemetry.log_lines import log_request
 
 MAX_URI, MAX_HEADERS = 16 * 1024, 64 * 1024
 """Maximum bytes of a request target with its query, and of all headers."""

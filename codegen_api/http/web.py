@@ -15,11 +15,11 @@ from starlette.responses import Response
 from codegen_api import errors
 from codegen_api.errors import Detail, GatewayError, InvalidRequest
 from codegen_api.exhaustion import exhausted_resource
+from codegen_api.http.parts import parts_of
+from codegen_api.http.request_bodies import Authenticator, CallerFirst
 from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
 from codegen_api.origins import HOST, LOOPBACK
-from codegen_api.parts import parts_of
-from codegen_api.request_bodies import Authenticator, CallerFirst
 from codegen_api.telemetry import record_principal
 
 bearer = HTTPBearer(

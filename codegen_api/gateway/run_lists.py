@@ -8,9 +8,9 @@ from zlib import crc32
 from cachetools import LRUCache
 
 from codegen_api.following import loop_time
-from codegen_api.host_reads import Reads
+from codegen_api.gateway.host_reads import Reads
+from codegen_api.gateway.ownership import Ownership
 from codegen_api.identity import ALL, READ, Caller
-from codegen_api.ownership import Ownership
 from codegen_api.runs import Paging, Run, RunRef
 from codegen_api.upstreams import Listing, RunFilter
 

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from codegen_api import environment, origins
-from codegen_api.environment import PREFIX, SettingsError
+from codegen_api import origins
+from codegen_api.settings import environment
+from codegen_api.settings.environment import PREFIX, SettingsError
 
 # -- types of values, with validators whose errors quote no secret -----------------------------------------------------
 

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_api import keep_running
 from codegen_api.auth.keys import new_key
 from codegen_api.build_parts import DIALECTS
-from codegen_api.environment import PREFIX, SettingsError, adapter_options, option_prefix
+from codegen_api.program import keep_running
 from codegen_api.settings import read_settings
+from codegen_api.settings.environment import PREFIX, SettingsError, adapter_options, option_prefix
 
 SANDBOX_ORGANIZATION = "323"
 SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README

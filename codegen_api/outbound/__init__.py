@@ -20,7 +20,7 @@ import httpx
 
 from codegen_api import errors
 from codegen_api.exhaustion import exhausted_resource
-from codegen_api.host_connections import (
+from codegen_api.outbound.connections import (
     FAULTS,
     NOT_CONNECTED,
     AiohttpConnections,
@@ -29,7 +29,7 @@ from codegen_api.host_connections import (
     describe_answer,
     describe_fault,
 )
-from codegen_api.proxies import proxy_for, redacted
+from codegen_api.outbound.proxies import proxy_for, redacted
 from codegen_api.runs import Json, from_json, whole
 from codegen_api.telemetry import Allowance, Observation
 from codegen_api.worker_thread import LARGE, in_thread

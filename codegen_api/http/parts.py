@@ -9,11 +9,11 @@ from fastapi import Depends, Request
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
-from codegen_api.draining import Drain
 from codegen_api.gateway import Gateway
+from codegen_api.http.draining import Drain
+from codegen_api.http.request_bodies import Authenticator
 from codegen_api.idempotency import Idempotency
 from codegen_api.identity import Caller
-from codegen_api.request_bodies import Authenticator
 
 if TYPE_CHECKING:  # loaded only where they are used
     from codegen_api.conversations import CallerConversations, Conversations

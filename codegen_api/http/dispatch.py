@@ -10,7 +10,7 @@ from starlette._utils import get_route_path
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from codegen_api.request_bodies import CallerFirst
+from codegen_api.http.request_bodies import CallerFirst
 
 
 class Dispatch:

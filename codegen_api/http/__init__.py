@@ -1,0 +1,1 @@
+"""HTTP, between the server and the dialects: requests, responses and streams."""

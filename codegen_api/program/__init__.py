@@ -1,0 +1,1 @@
+"""The server as a program: its command line, and what it starts beside the application."""
