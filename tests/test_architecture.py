@@ -57,7 +57,7 @@ LATE = {
     },
     "__init__.py": {"from codegen_api.app import create_app", "from codegen_api.settings import Settings"},
     "front_door.py": {
-        "from codegen_api import key_maker",
+        "from codegen_api.program import key_maker",
         "from codegen_api.program.serve import main as serve",
         "from codegen_api.terminal.commands import run",
         "from codegen_api.validate import doctor",
@@ -69,7 +69,7 @@ LATE = {
         "from cryptography.hazmat.primitives.hashes import SHA256",
         "from cryptography.hazmat.primitives.kdf.hkdf import HKDF",
     },
-    "host_reads.py": {"import stamina"},
+    "gateway/host_reads.py": {"import stamina"},
     "build_auth.py": {"from codegen_api.auth.issuer_keys import FixedKey, KeySet"},
     "build_parts.py": {
         "from codegen_api.brokers.redis import RedisBroker",

@@ -105,7 +105,7 @@ def _title(part: Any) -> str:
 HOOKS = [
     Hook(
         "uvicorn",
-        "http1.py",
+        "program/http1.py",
         HttpToolsProtocol,
         "app connection_lost connection_made cycle data_received eof_received flow headers loop on_body on_header"
         " on_headers_complete on_message_begin on_message_complete on_response_complete parser pipeline resume_writing"
@@ -114,21 +114,21 @@ HOOKS = [
     ),
     Hook(
         "uvicorn",
-        "http1.py",
+        "program/http1.py",
         RequestResponseCycle,
         "chunked_encoding disconnected expected_content_length flow keep_alive message_event more_body receive"
         " response_complete response_started scope send transport",
     ),
     Hook(
         "uvicorn",
-        "http1.py",
+        "program/http1.py",
         FlowControl,
         "_transport drain pause_reading pause_writing read_paused resume_reading resume_writing write_paused",
     ),
     Hook("uvicorn", "sandbox/__main__.py", uvicorn.Server, "handle_exit started startup"),
     Hook(
         "httptools",
-        "http1.py",
+        "program/http1.py",
         httptools.HttpRequestParser,
         "feed_data get_http_version get_method set_dangerous_leniencies should_upgrade",
     ),
@@ -136,26 +136,29 @@ HOOKS = [
     Hook(
         "alembic", "stores/sql/migrations/__init__.py", MigrationContext, "configure get_current_heads run_migrations"
     ),
-    Hook("fastapi", "request_bodies.py", APIRoute, "app body_field dependant get_route_handler"),
+    Hook("fastapi", "http/request_bodies.py", APIRoute, "app body_field dependant get_route_handler"),
     Hook(
-        "fastapi", "lean_routes.py", Dependant, f"{' '.join(UNSUPPORTED)} header_params path_params request_param_name"
+        "fastapi",
+        "http/lean_routes.py",
+        Dependant,
+        f"{' '.join(UNSUPPORTED)} header_params path_params request_param_name",
     ),
-    Hook("fastapi", "lean_routes.py", fastapi.dependencies.utils, "request_params_to_args"),
-    Hook("fastapi", "lean_routes.py", fastapi._compat.ModelField, "alias default field_info name"),
-    Hook("fastapi", "dispatch.py", fastapi.middleware.asyncexitstack, "AsyncExitStackMiddleware"),
-    Hook("fastapi", "unknown_names.py", Dependant, "call dependencies query_params"),
+    Hook("fastapi", "http/lean_routes.py", fastapi.dependencies.utils, "request_params_to_args"),
+    Hook("fastapi", "http/lean_routes.py", fastapi._compat.ModelField, "alias default field_info name"),
+    Hook("fastapi", "http/dispatch.py", fastapi.middleware.asyncexitstack, "AsyncExitStackMiddleware"),
+    Hook("fastapi", "http/unknown_names.py", Dependant, "call dependencies query_params"),
     Hook("fastapi", "app.py", FastAPI, "build_middleware_stack openapi"),
-    Hook("starlette", "request_bodies.py", starlette.requests.Request, "_body body json stream"),
+    Hook("starlette", "http/request_bodies.py", starlette.requests.Request, "_body body json stream"),
     Hook("starlette", "app.py", starlette._utils, "get_route_path"),
-    Hook("starlette", "dispatch.py", starlette._utils, "get_route_path"),
-    Hook("starlette", "dispatch.py", Route, "endpoint methods param_convertors path_regex"),
-    Hook("starlette", "edge.py", CORSMiddleware, "is_allowed_origin preflight_response simple_response"),
+    Hook("starlette", "http/dispatch.py", starlette._utils, "get_route_path"),
+    Hook("starlette", "http/dispatch.py", Route, "endpoint methods param_convertors path_regex"),
+    Hook("starlette", "http/edge.py", CORSMiddleware, "is_allowed_origin preflight_response simple_response"),
     Hook("starlette", "dialects/__init__.py", Route, "methods param_convertors path_regex"),
     Hook("redis", "redis_link.py", RedisCluster, "nodes_manager"),
     Hook("redis", "redis_link.py", NodesManager, "aclose"),
-    Hook("prometheus-client", "metrics.py", prometheus_client.values, "MutexValue ValueClass"),
-    Hook("prometheus-client", "metrics.py", prometheus_client.Histogram, "_buckets _sum _upper_bounds"),
-    Hook("prometheus-client", "metrics.py", prometheus_client.multiprocess.MultiProcessCollector, "merge"),
+    Hook("prometheus-client", "telemetry/metrics.py", prometheus_client.values, "MutexValue ValueClass"),
+    Hook("prometheus-client", "telemetry/metrics.py", prometheus_client.Histogram, "_buckets _sum _upper_bounds"),
+    Hook("prometheus-client", "telemetry/metrics.py", prometheus_client.multiprocess.MultiProcessCollector, "merge"),
 ]
 
 
