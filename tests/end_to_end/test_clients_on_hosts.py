@@ -144,7 +144,7 @@ def logged(events: list[dict[str, Any]]) -> list[Any]:
     return [event["data"] for event in events if event["event"] == "log"]
 
 
-@row("native", "starts a run, sees its log live as events and as JSON lines, comes back in the middle, resumes it")
+@row("native", "starts a run, sees its log live as events and as JSON lines, reconnects in the middle, resumes it")
 async def test_native_runs(place: Place) -> None:
     run = await asyncio.to_thread(place.create, "steps 1")
     viewer = Viewer(place.server.url, run, ALICE)
@@ -385,7 +385,7 @@ async def test_everruns_sessions(place: Place) -> None:
     place.shows(test_everruns_sessions, "works")
 
 
-@row("everruns", "a message where the agent asks: it answers a question, and rejects what is to be approved")
+@row("everruns", "a message where the agent asks: it answers a question, and rejects an approval")
 @pytest.mark.filterwarnings("ignore:.*aclose.*:pytest.PytestUnraisableExceptionWarning")
 async def test_everruns_answers(place: Place) -> None:
     told: dict[str, bool] = {}
@@ -406,7 +406,7 @@ async def test_everruns_answers(place: Place) -> None:
         await approve(place, str(uuid.UUID(session.id.removeprefix("session_"))))
         assert said(await client.messages.list(session.id))[-1] == ("agent", ANSWER)
     assert told["question please"]
-    but = "" if told["ask"] else ", but the agent is not told the words of a rejection"
+    but = "" if told["ask"] else ", but the agent does not get the text of a rejection"
     place.shows(test_everruns_answers, f"works{but}")
 
 
@@ -432,7 +432,7 @@ def agio_run(place: Place, run: str, *statuses: str) -> Any:
     )
 
 
-@row("agio", "chats with and without a stream, comes back into it, forks at a checkpoint")
+@row("agio", "chats with and without a stream, reconnects to it, forks at a checkpoint")
 def test_agio_chats(place: Place) -> None:
     whole = events_of(chat(place, "steps 1").text)
     expected = ["run_started", "content_delta", "tool_call_started", "tool_call_completed", "content_delta"]
@@ -519,7 +519,7 @@ def come_back(place: Place, path: str) -> Shown:
     return shown(text)
 
 
-@row("ai_sdk", "chats, comes back into a message that is under way, and reads the chat")
+@row("ai_sdk", "chats, reconnects to an active message, and reads the chat")
 async def test_ai_sdk_chats(place: Place) -> None:
     chat = uuid.uuid4().hex
     path = f"/ui/chat/{chat}"
@@ -561,7 +561,7 @@ def openai_client(place: Place, key: str = ALICE) -> openai.AsyncOpenAI:
 
 @row(
     "openai",
-    "responses that are streamed, waited for and asked for; comes back behind an event, follows up in three ways,"
+    "responses that are streamed, waited for and retrieved; reconnects after an event, follows up in three ways,"
     " cancels",
 )
 async def test_openai_responds(place: Place) -> None:
@@ -607,8 +607,8 @@ async def test_openai_responds(place: Place) -> None:
 
 @row(
     "openai",
-    "an agent of the Agents SDK that goes on in its session, by responses and by Chat Completions; it is asked, and"
-    " answers",
+    "an agent of the Agents SDK that continues its session, by responses and by Chat Completions, and answers a"
+    " question",
 )
 async def test_openai_agents(place: Place) -> None:
     agents.set_tracing_disabled(True)
@@ -665,7 +665,7 @@ def test_mcp_runs(place: Place) -> None:
     place.shows(test_mcp_runs, "works")
 
 
-@row("mcp", "answers a question and approves, with `resume_run` and as who polls a task")
+@row("mcp", "answers a question and approves, with `resume_run` and by polling a task")
 def test_mcp_answers(place: Place) -> None:
     decisions = {"approval": {"decision": "approve"}, "question": {"prompt": "B"}}
     with mcp_host(place) as client:
