@@ -181,8 +181,8 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64)
     """Number of worker processes. Without Redis each gets a share of the budget for requests to the host."""
     public_url: Annotated[str, AfterValidator(extensible_url)] | None = None
-    """URL under which clients reach the gateway, path included, where they are told one. By default it is that of their
-    request.
+    """URL under which clients reach the gateway, with its path. Answers that contain URLs are made from it; by default,
+    from the URL of the request.
     """
     root_path: Annotated[str, AfterValidator(url_path)] = ""
     """Path under which a proxy serves the gateway."""
