@@ -96,6 +96,8 @@ def dialects(settings: Settings) -> Mapping[str, Dialect]:
     for name, dialect in loaded.items():
         if not isinstance(dialect, Dialect):
             raise SettingsError(f"{PREFIX}DIALECTS: {name} is not a Dialect of codegen_api.dialects")
+        if name != "native" and not dialect.prefixes:
+            raise SettingsError(f"{PREFIX}DIALECTS: {name} has no prefixes, so its errors would look like native's")
     return loaded
 
 

@@ -14,6 +14,7 @@ from codegen_api.following import Position
 from codegen_api.http.delivery import WRITE_BYTES
 from codegen_api.http.sse import HEARTBEAT, EventStream, frame, line, parse_position, retry, with_heartbeats
 from codegen_api.runs import to_json
+from codegen_api.telemetry import Trace, note, trace
 from tests.dialects.eventsource import Early, parse
 from tests.test_runs import as_sent, values
 from tests.virtual import run
@@ -295,16 +296,21 @@ async def test_when_the_client_leaves_the_source_is_closed_at_once() -> None:
     assert not client.aborted
 
 
-async def test_when_the_source_fails_it_is_closed_and_the_error_comes_out() -> None:
+@pytest.mark.parametrize(("noted", "ending"), [(None, "cut"), ("store_unavailable", "store_unavailable")])
+async def test_when_the_source_fails_it_is_closed_and_the_error_comes_out(noted: str | None, ending: str) -> None:
     async def failing() -> AsyncGenerator[bytes, None]:
         yield b"one"
+        if noted is not None:
+            note(noted, None)
         raise LookupError("broken")
 
-    client, source = Client(), Source(failing)
+    client, source, current = Client(), Source(failing), Trace("1")
+    trace.set(current)
     with pytest.raises(LookupError):
         await answer(source, client)
     assert source.closed
     assert client.sent[-1]["more_body"]
+    assert current.ending == ending
 
 
 async def test_when_the_server_cancels_the_answer_the_source_is_closed() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
@@ -597,6 +598,24 @@ def test_an_error_has_the_shape_of_the_longest_prefix_of_its_path(path: str, sha
     assert dialect_of(scope, dialects).render_error(errors.NotFound()).body == shape
     if root == "/codegen":  # a proxy may have cut it off
         assert dialect_of({**scope, "path": path}, dialects).render_error(errors.NotFound()).body == shape
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "said"),
+    [
+        (("toy",), "the prefix 'toy' is not a path such as /toy"),
+        (("/toy/",), "the prefix '/toy/' is not a path such as /toy"),
+        (("",), "the prefix '' is not a path such as /toy"),
+        (("/to", "/toy/runs/x"), "/toy/runs lies below none of the prefixes /to, /toy/runs/x"),
+    ],
+)
+def test_a_dialect_whose_errors_another_would_render_is_refused(prefixes: tuple[str, ...], said: str) -> None:
+    async def listed() -> None: ...
+
+    route = APIRoute("/toy/runs", listed)
+    assert Dialect(routes=[route], render_error=lambda _: Response(), prefixes=("/toy",)).paths == {"/toy/runs"}
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Dialect(routes=[route], render_error=lambda _: Response(), prefixes=prefixes)
 
 
 # -- connections ------------------------------------------------------------------------------------------------------

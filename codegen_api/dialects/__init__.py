@@ -188,7 +188,15 @@ class Dialect:
         return frozenset(route.path for route in self.routes if isinstance(route, APIRoute))
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` if a route refuses everybody, or would read a body before it knows the caller."""
+        """Raises ``ValueError`` if a route refuses everybody, would read a body before it knows the caller, or has its
+        errors rendered by another dialect.
+        """
+        for prefix in self.prefixes:
+            if not re.fullmatch(r"(/[^/]+)+", prefix):
+                raise ValueError(f"the prefix {prefix!r} is not a path such as /toy")
+        for path in sorted(self.paths) if self.prefixes else ():
+            if not any(f"{path}/".startswith(f"{prefix}/") for prefix in self.prefixes):
+                raise ValueError(f"{path} lies below none of the prefixes {', '.join(self.prefixes)}")
         for route in self.routes:
             if isinstance(route, APIRoute):
                 authenticates = any(isinstance(each, Authenticator) for each in dependencies(route.dependant))

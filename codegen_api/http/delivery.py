@@ -132,10 +132,10 @@ class Delivery(Sink):
             finally:
                 self._writing = False
 
-    def stop(self, ending: str = "stopped") -> None:
+    def stop(self, ending: str = "stopped", *, failed: bool = False) -> None:
         """End the delivery without completing the response."""
         if not self.over:
-            self._context.run(self._finish, ending)
+            self._context.run(self._finish, ending, failed=failed)
 
     def on_disconnect(self) -> None:
         """Stop, because the client has left."""
@@ -149,7 +149,7 @@ class Delivery(Sink):
     def fail(self, error: BaseException) -> None:
         """Stop, because the outlet raised ``error``."""
         self.error = self.error or error
-        self.stop("complete")
+        self.stop("cut", failed=True)
 
     async def aclose(self) -> None:
         """Stop, and wait until everything has been closed."""
@@ -183,7 +183,7 @@ class Delivery(Sink):
             self._abort("cut")
         except Exception as error:  # boundary: the caller has other streams to advance
             self.error = error
-            self._abort("complete")
+            self._abort("cut", failed=True)
         else:
             self._watch_for_stall()
 
@@ -204,12 +204,12 @@ class Delivery(Sink):
         else:
             self._watch_for_stall()
 
-    def _abort(self, ending: str) -> None:
-        self._finish(ending)
+    def _abort(self, ending: str, *, failed: bool = False) -> None:
+        self._finish(ending, failed=failed)
         self._connection.abort()
 
-    def _finish(self, ending: str) -> None:
-        record_ending(ending)
+    def _finish(self, ending: str, *, failed: bool = False) -> None:
+        record_ending(ending, failed=failed)
         self.over = True
         self._rest = b""
         if self._stall_alarm is not None:

@@ -283,11 +283,13 @@ def count_entries(entries: int) -> None:
         current.entries += entries
 
 
-def record_ending(ending: str) -> None:
-    """Record how the stream of the current request has ended, one of ``ENDINGS``, unless that is known already."""
+def record_ending(ending: str, *, failed: bool = False) -> None:
+    """Record how the stream of the current request has ended, one of ``ENDINGS``, unless that is known already. If it
+    ``failed``, the code of its error replaces ``ending``.
+    """
     current = trace.get()
     if current is not None and current.ending is None:
-        current.ending = (current.code if ending == "complete" else None) or ending
+        current.ending = (current.code if failed or ending == "complete" else None) or ending
 
 
 def warn_once_a_minute(text: str, what: str) -> None:
