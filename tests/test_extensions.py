@@ -1,8 +1,13 @@
 """Dialects and upstreams of other packages, which the gateway finds by their entry points; and those of its own."""
 
+import json
+import logging
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from codegen_api import create_app
@@ -11,33 +16,19 @@ from codegen_api.settings.environment import SettingsError
 from tests.commands import completed
 from tests.dialects.site import serving, settings
 from tests.fakehost import FakeHost
+from tests.test_log_lines import of_a_request
 
 ROOT = Path(__file__).parents[1]
 
-TOY = """
-from fastapi import APIRouter
-from starlette.responses import PlainTextResponse
+EXAMPLES = ROOT / "examples"
+DIALECT = (EXAMPLES / "toy_dialect/toy_dialect.py").read_text()
+CLOSED = DIALECT.replace("\nDIALECT =", "\nrouter.routes[0].openapi_extra = None\nDIALECT =")
+OPEN = DIALECT.replace("route_class=CallerFirst, ", "")
+assert CLOSED != DIALECT != OPEN
 
-from codegen_api.dialects import Dialect
-from codegen_api.identity import READ
-from codegen_api.http.parts import Door
-from codegen_api.http.web import Asker, named, needs, status_of
+WRONG = """
 from tests.fakehost import FakeHost
 
-router = APIRouter(generate_unique_id_function=named("toy_"))
-
-
-@router.get("/toy/runs/{id}", openapi_extra=needs(READ))
-async def show(id: str, gateway: Door, caller: Asker) -> PlainTextResponse:
-    found = await gateway.get(caller, await gateway.accounts.organization(caller, None), id)
-    return PlainTextResponse(found.status.value)
-
-
-def render_error(error: Exception) -> PlainTextResponse:
-    return PlainTextResponse(f"toy: {error.code}", status_of(error))
-
-
-DIALECT = Dialect(routes=router.routes, render_error=render_error, prefixes=("/toy",))
 BROKEN = "no dialect"
 
 
@@ -60,7 +51,6 @@ def connect(base_url: str, *, connect_timeout: float, read_timeout: float, via: 
 
 ENTRY_POINTS = """
 [codegen_api.dialects]
-toy = toy_package:DIALECT
 broken = toy_package:BROKEN
 lost = toy_package:NOTHING
 gone = toy_package_that_is_gone:DIALECT
@@ -70,41 +60,101 @@ open = toy_package_open:DIALECT
 raising = toy_package_raising:DIALECT
 
 [codegen_api.upstreams]
-toy = toy_package:connect
+told = toy_package:connect
 incomplete = toy_package:Incomplete
 unlike = toy_package:unlike_others
 """
 
-CLOSED = TOY.replace(", openapi_extra=needs(READ)", "")
-OPEN = TOY.replace("@router.get", "@router.post").replace("id: str,", "id: str, body: dict[str, str],")
+
+def install(folder: Path, package: str, entry_points: str) -> None:
+    """What an installer leaves of a package, besides its modules."""
+    about = folder / f"{package}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(entry_points)
 
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in (("", TOY), ("_closed", CLOSED), ("_open", OPEN), ("_raising", "1 / 0")):
+    for name, text in (("", WRONG), ("_closed", CLOSED), ("_open", OPEN), ("_raising", "1 / 0")):
         (tmp_path / f"toy_package{name}.py").write_text(text)
-    about = tmp_path / "toy_package-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    install(tmp_path, "toy_package", ENTRY_POINTS)
+    for example in EXAMPLES.glob("toy_*"):
+        groups = tomllib.loads((example / "pyproject.toml").read_text())["project"]["entry-points"].items()
+        lines = [f"[{group}]\n{name} = {where}\n" for group, points in groups for name, where in points.items()]
+        install(tmp_path, example.name, "".join(lines))
+        monkeypatch.syspath_prepend(str(example))
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-async def test_a_dialect_of_another_package_is_served_beside_our_own() -> None:
+def events(answer: httpx.Response) -> list[tuple[str, str | None, Any]]:
+    """The lines of the example's log: each has an event, its id and its data."""
+    found = [json.loads(line) for line in answer.text.splitlines()]
+    return [(each["event"], each["id"], each["data"]) for each in found]
+
+
+async def test_the_dialect_of_another_package_is_served_beside_our_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with serving(dialects="toy") as site:
-        site.host.add("1")
-        answer = await site.get("/toy/runs/1")
-        assert (answer.status_code, answer.text) == (200, "running")
-        assert (await site.get("/toy/runs/2")).text == "toy: not_found"
-        assert (await site.get("/toy/nothing")).text == "toy: not_found"
-        assert (await site.get("/toy/runs/1", token=None)).text == "toy: not_authenticated"
-        assert (await site.get("/agent-runs/1")).json()["status"] == "ACTIVE"
-        assert "/toy/runs/{id}" in site.app.openapi()["paths"]
+        made = await site.post("/toy/jobs", {"text": "hello"}, headers={"Idempotency-Key": "once"})
+        assert (made.status_code, made.json()) == (201, {"job": "1", "state": "running", "answer": None})
+        again = await site.post("/toy/jobs", {"text": "hello"}, headers={"Idempotency-Key": "once"})
+        assert (again.headers["Idempotent-Replayed"], again.json()) == ("true", made.json())
+        site.host.runs["1"].complete(24)
+        site.host.runs["1"].result = "done"
+        assert (await site.get("/toy/jobs/1")).json() == {"job": "1", "state": "completed", "answer": "done"}
+
+        whole = events(await site.get("/toy/jobs/1/log"))
+        assert [data["n"] for event, _, data in whole if event == "entry"] == list(range(1, 26))
+        assert whole[-1] == ("end", "25.end", "completed")
+        middle = next(place for event, place, data in whole if event == "entry" and data["n"] == 10)
+        rest = events(await site.get(f"/toy/jobs/1/log?after={middle}"))
+        assert [(event, data["n"]) for event, _, data in rest if event in ("entry", "amended")] == [
+            ("entry", number) for number in range(11, 26)
+        ]
+        assert [(line["ending"], line["entries"]) for line in of_a_request(caplog)[-2:]] == [("end", 25), ("end", 15)]
+        assert (await site.get("/toy/jobs/1/log?after=25.end")).status_code == 204
+        assert ("elsewhere", "25", None) in events(await site.get("/toy/jobs/1/log?after=99"))
+        head = await site.ask("HEAD", "/toy/jobs/1/log")
+        assert (head.status_code, head.headers["content-type"], head.content) == (200, "application/x-ndjson", b"")
+
+        for answer in (
+            await site.get("/toy/jobs/2"),
+            await site.get("/toy/jobs/2/log"),
+            await site.ask("HEAD", "/toy/jobs/2/log"),
+            await site.get("/toy/nothing"),
+        ):
+            assert answer.status_code == 404
+            assert not answer.content or answer.json()["oops"] == "not_found"
+        assert (await site.get("/toy/jobs/1", token=None)).json()["oops"] == "not_authenticated"
+        assert (await site.post("/toy/jobs", {"text": " "})).json()["oops"] == "validation_error"
+        assert (await site.get("/agent-runs/1")).json()["status"] == "COMPLETE"
+        paths = site.app.openapi()["paths"]
+        assert paths.keys() > {"/toy/jobs", "/toy/jobs/{job}", "/toy/jobs/{job}/log"}
+        responses = paths["/toy/jobs/{job}/log"]["get"]["responses"]
+        assert list(responses["200"]["content"]) == ["application/x-ndjson"]
+        assert responses["404"]["content"]["application/json"]["example"]["oops"] == "not_found"
+
+
+async def test_a_viewer_of_the_example_who_comes_back_gets_what_has_changed_and_nothing_again() -> None:
+    async with serving(dialects="toy", stream_max_age_seconds=1) as site:
+        run = site.host.add("1", 3)
+        run.act()
+        cut = events(await site.get("/toy/jobs/1/log"))
+        assert [event for event, _, _ in cut if event != "state"] == ["entry"] * 4 + ["reconnect"]
+        run.amend(4, output="found")
+        run.complete()
+        rest = events(await site.get(f"/toy/jobs/1/log?after={cut[-1][1]}"))
+        assert [(event, data["n"]) for event, _, data in rest if event in ("entry", "amended")] == [
+            ("amended", 4),
+            ("entry", 5),
+        ]
+        assert rest[-1] == ("end", "5.end", "completed")
 
 
 def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
     app = create_app(
-        settings(upstream="toy", base_url="https://toy.example", upstream_connect_timeout_seconds=2, metrics=False)
+        settings(upstream="told", base_url="https://toy.example", upstream_connect_timeout_seconds=2, metrics=False)
     )
     assert app.state.parts.gateway.upstream_name == "https://toy.example 2 30 codegen-api"
 
@@ -119,10 +169,10 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
         ({"dialects": "broken"}, "CODEGEN_DIALECTS: broken is not a Dialect of codegen_api.dialects"),
         ({"dialects": "lost"}, "CODEGEN_DIALECTS: lost cannot be loaded: .*NOTHING"),
         ({"dialects": "gone"}, "CODEGEN_DIALECTS: gone cannot be loaded: No module named 'toy_package_that_is_gone'"),
-        ({"dialects": "closed"}, "CODEGEN_DIALECTS: closed cannot be loaded: /toy/runs/{id} does not declare .* scope"),
-        ({"dialects": "open"}, "CODEGEN_DIALECTS: open cannot be loaded: /toy/runs/{id} has a body"),
+        ({"dialects": "closed"}, "CODEGEN_DIALECTS: closed cannot be loaded: /toy/jobs does not declare .* scope"),
+        ({"dialects": "open"}, "CODEGEN_DIALECTS: open cannot be loaded: /toy/jobs has a body"),
         ({"dialects": "raising"}, "CODEGEN_DIALECTS: raising cannot be loaded: division by zero"),
-        ({"upstream": "nobody"}, "CODEGEN_UPSTREAM: there are .*codegen,.* incomplete, toy, unlike, and no others"),
+        ({"upstream": "nobody"}, "CODEGEN_UPSTREAM: there are .*codegen,.* incomplete, told, .*unlike, and no others"),
         (
             {"upstream": "incomplete", "base_url": "https://host.example"},
             "CODEGEN_UPSTREAM: incomplete is not an Upstream: it lacks aclose, answer, create_run",
@@ -131,8 +181,8 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
             {"upstream": "unlike", "base_url": "https://host.example"},
             "CODEGEN_UPSTREAM: unlike cannot be created: .*unexpected keyword",
         ),
-        ({"upstream": "toy", "base_url": "https://host.example"}, "CODEGEN_BASE_URL: it is no toy"),
-        ({"upstream": "toy"}, "CODEGEN_BASE_URL: set it to the address of the host"),
+        ({"upstream": "told", "base_url": "https://host.example"}, "CODEGEN_BASE_URL: it is no toy"),
+        ({"upstream": "told"}, "CODEGEN_BASE_URL: set it to the address of the host"),
     ],
 )
 def test_what_cannot_be_had_is_told_by_the_setting_that_asks_for_it(wrong: dict[str, str], told: str) -> None:
