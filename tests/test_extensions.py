@@ -4,22 +4,28 @@ import json
 import logging
 import sys
 import tomllib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from codegen_api import create_app
+from codegen_api import create_app, following
 from codegen_api.build_parts import DIALECTS, UPSTREAMS
+from codegen_api.errors import NotFound
+from codegen_api.runs import Step, StepKind
 from codegen_api.settings.environment import SettingsError
 from tests.commands import completed
-from tests.dialects.site import serving, settings
+from tests.dialects.site import Site, serving, settings
 from tests.fakehost import FakeHost
 from tests.test_log_lines import of_a_request
 
 ROOT = Path(__file__).parents[1]
 
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
 EXAMPLES = ROOT / "examples"
 DIALECT = (EXAMPLES / "toy_dialect/toy_dialect.py").read_text()
 CLOSED = DIALECT.replace("\nDIALECT =", "\nrouter.routes[0].openapi_extra = None\nDIALECT =")
@@ -152,7 +158,151 @@ async def test_a_viewer_of_the_example_who_comes_back_gets_what_has_changed_and_
         assert rest[-1] == ("end", "5.end", "completed")
 
 
+async def test_the_example_says_when_a_log_is_late_or_fails() -> None:
+    async def stream() -> AsyncIterator[Any]:
+        yield following.Quiet()
+        yield following.Notice("upstream_unavailable", 1)
+        yield following.Current(3)
+        raise NotFound
+
+    (found,) = entry_points(group="codegen_api.dialects", name="toy")
+    frames = found.load() and sys.modules["toy_dialect"].frames
+    assert [json.loads(line)["event"] async for line in frames(stream())] == ["quiet", "late", "error"]
+
+
+class ToyHost:
+    """The host that the example of an adapter is for, in memory."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.orders: list[str] = []
+        self.transport = httpx.MockTransport(self._answer)
+
+    def say(self, run_id: str, kind: str, text: str, **more: Any) -> None:
+        log = self.runs[run_id]["log"]
+        log.append({"id": f"e{len(log) + 1}", "kind": kind, "text": text, "at": "2026-11-30 12:00:00", **more})
+
+    def finish(self, run_id: str, answer: str) -> None:
+        self.say(run_id, "answer", answer)
+        self.runs[run_id] |= {"state": "done", "answer": answer}
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.headers["Authorization"] not in ("Bearer alice", "Bearer bob"):
+            return httpx.Response(401, json={"message": "Who are you?"})
+        _, _, run_id, *rest = [*request.url.path.split("/"), ""]
+        if not run_id:
+            skip, limit = (int(request.url.params.get(name, 0)) for name in ("skip", "limit"))
+            shown = [{**run, "log": None} for run in reversed(self.runs.values())]
+            return httpx.Response(200, json={"runs": shown[skip : skip + limit], "total": len(shown)})
+        if request.method != "GET":
+            self.orders.append(f"{request.method} {request.url.path}")
+            body = json.loads(request.content)
+            if rest[0] == "texts" and self.runs[run_id]["state"] == "busy":
+                return httpx.Response(409, json={"message": "It is busy."})
+            if rest[0] == "texts" or run_id not in self.runs:
+                new = {"id": run_id, "created_at": "2026-11-30 12:00:00", "metadata": body.get("metadata"), "log": []}
+                self.runs[run_id] = {**new, **self.runs.get(run_id, {}), "state": "busy", "answer": None}
+                self.say(run_id, "user", body["text"])
+        if run_id not in self.runs:
+            return httpx.Response(404, json={"message": "There is none."})
+        return httpx.Response(200, json=self.runs[run_id])
+
+
+@asynccontextmanager
+async def toy_site(**more: Any) -> AsyncIterator[Site]:
+    """A gateway in front of the host of the example."""
+    host = ToyHost()
+    (found,) = entry_points(group="codegen_api.upstreams", name="toy")
+    async with serving(found.load()("http://toy.example", transport=host.transport), dialects="toy", **more) as site:
+        site.host = host
+        yield site
+
+
+async def test_the_adapter_of_another_package_creates_resumes_lists_and_reads() -> None:
+    async with toy_site() as site:
+        body, once = {"prompt": "hello", "metadata": {"mine": 1}}, {"Idempotency-Key": "once"}
+        made = await site.post("/agent-runs", body, headers=once)
+        run = made.json()
+        assert (made.status_code, run["status"], run["metadata"]) == (201, "running", {"mine": 1})
+        assert (await site.post("/agent-runs", body, headers=once)).json()["id"] == run["id"]
+        assert run["created_at"] == "2026-11-30T12:00:00Z"
+        path = f"/agent-runs/{run['id']}"
+        assert (await site.post(f"{path}/resume", {"prompt": "more"})).status_code == 409
+        site.host.say(run["id"], "thought", "hm")
+        site.host.finish(run["id"], "done")
+        assert (await site.get(path)).json()["result"] == "done"
+
+        log = (await site.get(f"{path}/logs")).json()
+        assert [(entry["kind"], entry["position"]) for entry in log["logs"]] == [
+            ("user", 1),
+            ("thought", 2),
+            ("answer", 3),
+        ]
+        newest = (await site.get(f"{path}/logs?reverse=true&limit=2")).json()
+        assert [entry["position"] for entry in newest["logs"]] == [3, 2]
+
+        assert (await site.post(f"{path}/resume", {"prompt": "more"})).json()["status"] == "running"
+        site.host.finish(run["id"], "again")
+        other = (await site.post("/agent-runs", {"prompt": "other"})).json()
+        listed = (await site.get("/agent-runs?limit=1")).json()
+        assert ([item["id"] for item in listed["items"]], listed["next_skip"]) == ([other["id"]], 1)
+        rest = (await site.get("/agent-runs?skip=1")).json()
+        assert ([item["result"] for item in rest["items"]], rest["next_skip"]) == (["again"], None)
+        assert len(site.host.orders) == 4
+
+        assert (await site.post("/agent-runs", {"prompt": "x", "images": [IMAGE]})).status_code == 422
+        assert (await site.post(f"{path}/resume", {"prompt": "x", "images": [IMAGE]})).status_code == 422
+        assert (await site.get("/agent-runs?user_id=1")).status_code == 422
+        assert (await site.get("/agent-runs/no-uuid")).status_code == 422
+        assert (await site.get("/agent-runs/7f1f3d34-6a4f-4c41-8a0e-6c8f9c9f6a10")).status_code == 404
+        assert (await site.get(path, token="mallory")).status_code == 401
+
+
+async def test_a_log_that_the_adapter_reads_is_resumed_in_the_middle_and_keeps_its_places() -> None:
+    async with toy_site(stream_max_age_seconds=1) as site:
+        job = (await site.post("/toy/jobs", {"text": "hello"})).json()["job"]
+        log = site.host.runs[job]["log"]
+        site.host.say(job, "tool", "", tool="grep", input={"word": "x"}, output=None)
+        log.append("no object")
+        cut = events(await site.get(f"/toy/jobs/{job}/log"))
+        assert [data["kind"] for event, _, data in cut if event == "entry"] == ["user", "tool", "unreadable"]
+        log[1]["output"] = "found"
+        site.host.finish(job, "done")
+        rest = events(await site.get(f"/toy/jobs/{job}/log?after={cut[-1][1]}"))
+        assert [(event, data["kind"]) for event, _, data in rest if event in ("entry", "amended")] == [
+            ("amended", "tool"),
+            ("entry", "answer"),
+        ]
+        assert rest[-1] == ("end", "4.end", "completed")
+
+
+def test_the_adapter_tells_what_its_entries_mean() -> None:
+    (found,) = entry_points(group="codegen_api.upstreams", name="toy")
+    kind = found.load()
+    nested: Any = None
+    adapter, entry_of = kind("http://toy.example"), sys.modules[kind.__module__].entry_of
+    for _ in range(2000):
+        nested = [nested]
+    said = {"kind": "user", "text": "hello"}
+    used = {"kind": "tool", "tool": "grep", "input": {"word": "x"}, "output": None}
+    for entry, told in (
+        (said, Step(StepKind.USER, "user", "hello")),
+        ({"kind": "news", "text": 1}, Step(StepKind.OTHER, "news", "")),
+        (used, Step(StepKind.ACTION, "tool", "", "grep", {"word": "x"}, None, closed=False)),
+        ({**used, "output": "y"}, Step(StepKind.ACTION, "tool", "", "grep", {"word": "x"}, "y")),
+        (["no object"], Step(StepKind.OTHER, "unreadable", "The gateway could not read this entry.")),
+        (
+            {"kind": "user", "text": nested},
+            Step(StepKind.OTHER, "unreadable", "The gateway could not read this entry."),
+        ),
+    ):
+        assert adapter.step(entry_of(entry)) == told
+
+
 def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
+    assert (
+        create_app(settings(upstream="toy", base_url="http://toy.example")).state.parts.gateway.upstream_name == "toy"
+    )
     app = create_app(
         settings(upstream="told", base_url="https://toy.example", upstream_connect_timeout_seconds=2, metrics=False)
     )
