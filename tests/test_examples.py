@@ -428,15 +428,24 @@ def test_the_page_with_use_chat_loses_nothing_by_cuts_a_reload_and_a_second_tab(
         tab.go(page)
         for each in browser, tab:
             each.until(f"{SHOWN}.includes('ready') && document.querySelector('button').disabled === false")
-        chat = requests.get(
-            f"{restless}/ui/chat/{page.rpartition('#')[2]}", headers={"Authorization": "Bearer sandbox-bob"}, timeout=30
-        ).json()
-        said = [part["text"] for message in chat["messages"] for part in message["parts"] if part.get("text")]
+
+        def complete() -> list[dict[str, Any]]:
+            """The parts of all messages, once the last one is there."""
+            answer = requests.get(
+                f"{restless}/ui/chat/{page.rpartition('#')[2]}",
+                headers={"Authorization": "Bearer sandbox-bob"},
+                timeout=30,
+            ).json()
+            parts = [part for message in answer["messages"] for part in message["parts"]]
+            return parts if parts[-1].get("text", "").startswith("I did what you asked") else []
+
+        parts = eventually(complete)
+        said = [part["text"] for part in parts if part.get("text")]
+        tools = sum(part["type"] == "dynamic-tool" for part in parts)
+        shown = "[...document.querySelectorAll('article p')].map((said) => said.textContent)"
         for each in browser, tab:
-            assert each.evaluate("[...document.querySelectorAll('article p')].map((said) => said.textContent)") == said
-            assert each.evaluate("[...document.querySelectorAll('summary')].length") == sum(
-                part["type"] == "dynamic-tool" for message in chat["messages"] for part in message["parts"]
-            )
+            each.until(f"JSON.stringify({shown}) === JSON.stringify({json.dumps(said)})")
+            assert each.evaluate("[...document.querySelectorAll('summary')].length") == tools
     assert browser.complaints == []
 
 
