@@ -4,6 +4,7 @@ An action is closed when it has its output, a later entry has come, or the turn 
 was sent is sent again, after the entries that exist by then. Readers who get it for the first time get it as it is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
@@ -243,7 +244,7 @@ class TurnTeller(Generic[W]):
         return self._changes.take(altered, self._after, last=last) if at_front else None
 
 
-class HoldingTeller(Generic[H]):
+class HoldingTeller(ABC, Generic[H]):
     """A ``Teller`` of bytes that holds back the last entry while the host is writing it, unless it is an action. The
     dialect renders new entries (``_added``), outcomes of actions (``_answered``) and repeats (``_repeated``).
     """
@@ -289,8 +290,8 @@ class HoldingTeller(Generic[H]):
         # if it has become a closed action, no ActionClosed comes for it
         return self._added(held) + (self._answered(held) if held.is_action and held.closed else b"")
 
-    def _added(self, entry: H) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _added(self, entry: H) -> bytes: ...
 
     def _answered(self, entry: H) -> bytes:
         return b""
